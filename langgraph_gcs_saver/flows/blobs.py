@@ -67,8 +67,11 @@ _OPENING = 8
 
 _HASHED_AT_ONCE = 1 << 20
 _UNKNOWN_SIZE = 1 << 62
-_FILES_PER_COMMIT = 100
-_COMMIT_BYTES = 4 << 20
+_COMMIT_BYTES = 2 << 20
+"""Most bytes of content in one commit: with what is around it, it stays below the emulator's limit of requests."""
+
+_LISTED_BYTES = 128
+"""About how many bytes a segment takes in the list."""
 
 Read = Callable[[int, int], bytes]
 """Reads so many bytes of a source from an offset; fewer at the end."""
@@ -127,19 +130,26 @@ def put(thread_id: str, sources: Iterable[Source], context: Context) -> Flow[lis
                 f"A blob has {found[-1].size:,} bytes, and at most {MAX_BYTES:,} are stored. Split it. Nothing was "
                 "stored."
             )
-    putting = _Putting(thread_id, {one.digest: one for one in found}, context)
-    yield from putting.flow()
+    wanted = {one.digest: one for one in found}.values()
+    for batch in in_batches(wanted, partial(_stored_size, context), most=DOCS_PER_PAGE, most_bytes=_COMMIT_BYTES):
+        yield from _Putting(thread_id, {one.digest: one for one in batch}, context).flow()
     return found
+
+
+def _stored_size(context: Context, one: Measured) -> int:
+    """About how many bytes of its document are a blob's content, or the list of its segments."""
+    return one.size if one.size <= context.inline_max_bytes else _LISTED_BYTES * (one.size // PART_BYTES)
 
 
 @dataclass(slots=True)
 class _Putting:
-    """One call of `put`.
+    """One batch of blobs, of which all documents are held in memory and written by one commit.
 
     Attributes:
         wanted: What to store, by digest.
         made: Blobs whose segments were uploaded, by the names of their documents.
         started: A time before the first upload began, in seconds since the epoch.
+        key_time: The update time of the key's document then.
         mismatches: How often something did not read back as it was written.
     """
 
@@ -148,6 +158,7 @@ class _Putting:
     context: Context
     made: dict[str, Blob] = field(default_factory=dict)
     started: float = 0.0
+    key_time: int = 0
     mismatches: int = 0
 
     def flow(self) -> Flow[None]:
@@ -160,15 +171,17 @@ class _Putting:
         )
 
     def _try(self) -> Flow[bool]:
-        if not self.made:
-            self.started = yield from Now()
         held, key = yield from self._key()
         if key is None:
             return False
+        if key.update_time != self.key_time:
+            # A deletion may have passed, and an import that brought the same key.
+            self.made.clear()
+            self.key_time = key.update_time
+        if not self.made:
+            self.started = yield from Now()
         names = {keys.blob_doc(self.thread_id, id_of(_opened_key(key, self.context), d)): d for d in self.wanted}
-        there: dict[str, Doc] = {}
-        for page in in_batches(names, lambda _: 0, most=DOCS_PER_PAGE, most_bytes=0):
-            there.update((yield from GetDocs(tuple(page))))
+        there = yield from GetDocs(tuple(names))
         writes: list[Create | Merge] = []
         is_uploaded = False
         for name, digest in names.items():
@@ -257,13 +270,10 @@ class _Putting:
         return stub, self.context.upload(keys.segment_blob(name, number, attempt), stored)
 
     def _commit(self, writes: Sequence[Create | Merge], held: Guard, key: Doc) -> Flow[bool]:
-        for batch in in_batches(writes, _size, most=_FILES_PER_COMMIT, most_bytes=_COMMIT_BYTES):
-            beside: tuple[Write, ...] = (held.write({}), Merge(key.name, {}, update_time=key.update_time))
-            if (yield from Commit((*beside, *batch))) is None:
-                return False
-            if self.context.reads_back and not (yield from self._reads_back(batch)):
-                return False
-        return True
+        beside: tuple[Write, ...] = (held.write({}), Merge(key.name, {}, update_time=key.update_time))
+        if (yield from Commit((*beside, *writes))) is None:
+            return False
+        return not self.context.reads_back or (yield from self._reads_back(writes))
 
     def _reads_back(self, batch: Sequence[Create | Merge]) -> Flow[bool]:
         """Whether documents read back as they were written. One that does not is written again by the next try."""
@@ -283,7 +293,7 @@ class _Putting:
         self.mismatches = yield from mismatched(what, name, self.mismatches, thread_id=self.thread_id)
 
 
-def _size(one: Doc | Create | Merge) -> int:
+def _size(one: Doc) -> int:
     return sum(len(value) for value in one.fields.values() if isinstance(value, bytes))
 
 

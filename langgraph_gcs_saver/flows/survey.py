@@ -187,6 +187,7 @@ class Survey:
             checkpoints that need them.
         unheld: Missing checkpoints that documents of plain collections need, by their documents' names, with these
             documents and the reason.
+        trees: The documents of blobs that list other blobs.
         unblobbed: Missing documents of blobs, by name, with the documents of the checkpoints whose values name them.
         runs: The runs whose documents are missing, or name another run or thread, by document name.
         misnamed: Those of these documents that exist.
@@ -217,6 +218,7 @@ class Survey:
     lost: dict[str, str] = field(default_factory=dict)
     severed: dict[str, list[str]] = field(default_factory=dict)
     unheld: dict[str, tuple[Doc, str]] = field(default_factory=dict)
+    trees: set[str] = field(default_factory=set)
     unblobbed: dict[str, list[str]] = field(default_factory=dict)
     runs: dict[str, str] = field(default_factory=dict)
     misnamed: set[str] = field(default_factory=set)
@@ -535,6 +537,8 @@ def _take_plain(found: Survey, listed: Sequence[Listed], context: Context) -> Fl
             bare = replace(doc, fields={})
             try:
                 found.plain[doc.name] = bare, (yield from objects_of(entry, doc, context))
+                if entry.id == keys.BLOBS and blobs.files(doc, context.codec):
+                    found.trees.add(doc.name)
                 for one, why in ({} if entry.needed is None else entry.needed(doc, context.codec)).items():
                     name = keys.checkpoint_doc(found.thread_id, "", one)
                     if name not in found.entries and name not in found.unreadable:
@@ -561,10 +565,23 @@ def _look_at_blobs(found: Survey, context: Context) -> Flow[None]:
     except DamagedError as damage:
         found.damaged_plain[key] = Unreadable(replace(doc, fields={}), damage.alone())
         return
-    for digest, names in users.items():
-        name = keys.blob_doc(found.thread_id, blobs.id_of(digits, digest))
-        if name not in found.plain and name not in found.damaged_plain:
-            found.unblobbed[name] = names
+    listed = {keys.blob_doc(found.thread_id, blobs.id_of(digits, digest)): names for digest, names in users.items()}
+    missing = {name: set(names) for name, names in listed.items() if not _is_there(found, name)}
+    for page in in_batches(listed.keys() & found.trees, lambda _: 0, most=DOCS_PER_PAGE, most_bytes=0):
+        for tree in (yield from GetDocs(tuple(page))).values():
+            try:
+                files = blobs.files(tree, context.codec)
+            except DamagedError as damage:
+                found.damaged_plain[tree.name] = Unreadable(replace(tree, fields={}), damage.alone())
+                continue
+            for name in (keys.blob_doc(found.thread_id, one) for one in files):
+                if not _is_there(found, name):
+                    missing.setdefault(name, set()).update(listed[tree.name])
+    found.unblobbed = {name: sorted(names) for name, names in missing.items()}
+
+
+def _is_there(found: Survey, name: str) -> bool:
+    return name in found.plain or name in found.damaged_plain
 
 
 def _look_at_thread(found: Survey) -> Flow[None]:

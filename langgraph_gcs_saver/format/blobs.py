@@ -205,6 +205,11 @@ def objects(doc: Doc, codec: Codec) -> dict[str, Stub]:
     return {blob.object(number): stub for number, stub in enumerate(blob.segments)}
 
 
+def files(doc: Doc, codec: Codec) -> tuple[str, ...]:
+    """The ids of the blobs that a document of blobs lists; raises as `parse` does."""
+    return () if keys.is_blob_key_doc(doc.name) else parse(doc, codec).files
+
+
 def copied(doc: Doc, name: str, attempt: Callable[[str], str], codec: Codec) -> Fields:
     """The fields of a document of blobs, as the document `name` elsewhere would have them.
 

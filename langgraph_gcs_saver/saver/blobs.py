@@ -44,6 +44,9 @@ BlobDict = dict[str, Any]
 TREE = "application/vnd.langgraph-gcs-saver.tree+json"
 """The media type of a folder."""
 
+MAX_FILES = 25_000
+"""Most files of a folder: the document of its list has 35 bytes for each, and less than a mebibyte."""
+
 MAX_TREE_BYTES = 64 << 20
 """Most bytes of a folder's list of files that are read."""
 
@@ -160,8 +163,8 @@ class Blobs:
             The dict that names the list. It keeps the files, too.
 
         Raises:
-            InvalidInputError: It is no folder, or it has a symbolic link or another thing that is neither a file nor a
-                folder, or a name that is not Unicode.
+            InvalidInputError: It is no folder, or has more than 25,000 files. Or it has a symbolic link or another
+                thing that is neither a file nor a folder, or a name that is not Unicode.
             OSError: A file cannot be read. This also raises what `put` raises.
         """
         return run(self._put_tree(path), self._backend)
@@ -173,13 +176,15 @@ class Blobs:
     def _put_tree(self, path: os.PathLike[str]) -> Flow[BlobDict]:
         root = Path(path)
         seen, folders = yield from Compute(partial(_walk, root), size=_UNKNOWN_SIZE)
+        if len(seen) > MAX_FILES:
+            raise _too_many(root)
         sources = [Source(partial(_read_file, root / name)) for name in seen]
         found = yield from flows.blobs.put(self.thread_id, sources, self._context)
         pairs = zip(seen.items(), found, strict=True)
         files = {name: [one.digest, one.size, is_executable] for (name, is_executable), one in pairs}
         text = json.dumps({"files": files, "folders": folders}, sort_keys=True, separators=(",", ":")).encode()
         if len(text) > MAX_TREE_BYTES:
-            raise InvalidInputError(f"The folder {str(root)!r} has too many files. Store its parts one by one.")
+            raise _too_many(root)
         listed = tuple(sorted({one.digest for one in found}))
         source = Source(partial(_read_bytes, text), len(text), listed)
         return _dict((yield from flows.blobs.put(self.thread_id, [source], self._context))[0], TREE)
@@ -288,6 +293,22 @@ class BlobReader(io.RawIOBase):
     async def aread(self, size: int | None = -1, /) -> bytes:
         """Asynchronous twin of `read`."""
         return await arun(self._read(size), self._backend)
+
+    def peek(self, _size: int = 0, /) -> bytes:
+        """Some of the bytes that come next, without a change of the position. Lines are read by this."""
+        return run(self._peek(), self._backend)
+
+    async def apeek(self, _size: int = 0, /) -> bytes:
+        """Asynchronous twin of `peek`."""
+        return await arun(self._peek(), self._backend)
+
+    def _peek(self) -> Flow[bytes]:
+        self._check_open()
+        if self._position >= self.size:
+            return b""
+        yield from self._load(self._position)
+        at = self._position - self._number * self._blob.segment_bytes
+        return self._part[at : at + io.DEFAULT_BUFFER_SIZE]
 
     def readall(self) -> bytes:
         """Read all that is left; raises as `read` does."""
@@ -453,6 +474,10 @@ def _walk(root: Path) -> tuple[dict[str, bool], list[str]]:
         else:
             files[name] = bool(mode & stat.S_IXUSR)
     return files, folders
+
+
+def _too_many(root: Path) -> InvalidInputError:
+    return InvalidInputError(f"The folder {str(root)!r} has too many files. Store its parts one by one.")
 
 
 def _is_inside(name: object) -> bool:

@@ -24,6 +24,7 @@ from langgraph_gcs_saver.format import keys
 from langgraph_gcs_saver.format.blobs import digests_in
 from langgraph_gcs_saver.format.manifest import Serialized
 from langgraph_gcs_saver.policy.retention import KeepLast
+from langgraph_gcs_saver.saver import blobs as api
 from langgraph_gcs_saver.testing.crash import Crashed, CrashingSaver, Plan
 from tests.behaviour.api import cfg, checkpoint, metadata, version
 from tests.incremental.eax import Eax
@@ -274,6 +275,43 @@ def test_a_forged_folder_writes_nothing_outside(make_saver, tmp_path, path):
     assert [path for path in tmp_path.rglob("*") if path.is_file() and "store" not in path.as_posix()] == []
 
 
+@MOSTLY_LOCAL
+def test_the_memory_of_a_folder_is_bounded(make_saver, raw, tmp_path, monkeypatch):
+    (tmp_path / "in").mkdir()
+    for n in range(120):
+        (tmp_path / "in" / str(n)).write_bytes(b"%d" % n)
+    asked, written = [], []
+    get, commit = flow.GetDocs, flow.Commit
+    monkeypatch.setattr(flow, "GetDocs", lambda names: asked.append(len(names)) or get(names))
+    monkeypatch.setattr(flow, "Commit", lambda writes: written.append(len(writes)) or commit(writes))
+    blobs = make_saver().thread("t").blobs
+    blobs.put_tree(tmp_path / "in")
+    assert len(documents(raw)) == 121
+    first = next(n for n, size in enumerate(written) if size > 3)
+    assert max(asked) <= flow.DOCS_PER_PAGE
+    assert first == 1, "the first files are stored before the others are read"
+    assert len([size for size in written if size > 3]) == 3
+    monkeypatch.setattr(api, "MAX_FILES", 100)
+    before = len(documents(raw))
+    (tmp_path / "in" / "new").write_bytes(b"new")
+    with pytest.raises(InvalidInputError, match="too many files"):
+        blobs.put_tree(tmp_path / "in")
+    assert len(documents(raw)) == before
+
+
+@MOSTLY_LOCAL
+def test_lines_are_not_read_byte_by_byte(make_saver, small, monkeypatch):
+    blobs = make_saver().thread("t").blobs
+    data = small.replace(b"\n", b" ") + b"\n" + b"short\n" * 500 + b"end"
+    calls = []
+    with blobs.open(blobs.put(data)) as file:
+        read = type(file).read
+        monkeypatch.setattr(type(file), "read", lambda self, size=-1: calls.append(size) or read(self, size))
+        assert list(file) == io.BytesIO(data).readlines()
+    assert len(calls) < 600
+    assert io.TextIOWrapper(blobs.open(blobs.put(b"a,b\n1,2\n"))).readlines() == ["a,b\n", "1,2\n"]
+
+
 # What keeps a blob
 
 
@@ -393,6 +431,24 @@ def test_a_pending_write_keeps_its_blob(make_saver, raw):
     for _ in range(3):
         saver.admin.collect("t", orphan_age=NOW)
     assert len(documents(raw)) == 1
+
+
+def test_verify_finds_the_missing_files_of_a_folder(make_saver, raw, tmp_path):
+    saver = make_saver()
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a").write_bytes(b"a file")
+    blobs = saver.thread("t").blobs
+    put(saver, 1, blobs.put_tree(tmp_path / "in"))
+    before = documents(raw)
+    other = blobs.put(b"other")
+    assert list(saver.admin.verify("t")) == []
+    put(saver, 2, other)
+    for name in before:
+        fields = raw.documents()[name]
+        raw.delete_document(name)
+        (found,) = [one for one in saver.admin.verify("t") if one.is_damage]
+        assert (found.kind, found.name, len(found.affects)) == ("missing", name, 1)
+        raw.set_document(name, fields)
 
 
 # Moves
