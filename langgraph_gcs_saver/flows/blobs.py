@@ -33,10 +33,12 @@ from langgraph_gcs_saver.engine.effects import (
     QueryDocs,
     Write,
 )
+from langgraph_gcs_saver.engine.steps import together
 from langgraph_gcs_saver.errors import ConflictError, DamageError, InvalidInputError, ValueTooLargeError
 from langgraph_gcs_saver.flows.batches import in_batches
 from langgraph_gcs_saver.flows.collections import DOCS_PER_PAGE, damaged
 from langgraph_gcs_saver.flows.context import MAX_TRIES, Context
+from langgraph_gcs_saver.flows.listing import list_all
 from langgraph_gcs_saver.flows.manifests import make_stub, open_stub, report_clear
 from langgraph_gcs_saver.flows.places import recheck
 from langgraph_gcs_saver.flows.prune import Snapshot
@@ -182,13 +184,13 @@ class _Putting:
             self.started = yield from Now()
         names = {keys.blob_doc(self.thread_id, id_of(_opened_key(key, self.context), d)): d for d in self.wanted}
         there = yield from GetDocs(tuple(names))
+        stored = yield from self._stored(there)
         writes: list[Create | Merge] = []
         is_uploaded = False
         for name, digest in names.items():
             doc = there.get(name)
-            known = None if doc is None else self._whole(doc)
-            if known is not None and doc is not None:
-                if known.is_unlisted:
+            if doc is not None and name in stored:
+                if stored[name].is_unlisted:
                     writes.append(Merge(name, {}, remove=(UNLISTED,), update_time=doc.update_time))
                 continue
             if name not in self.made:
@@ -227,6 +229,17 @@ class _Putting:
         note = note_thread(self.thread_id, (yield from Now()), has_root=False) if held.is_bare else {}
         yield from Commit((held.write(dict(note)), Create(name, fields)))
         return held, None
+
+    def _stored(self, docs: Mapping[str, Doc]) -> Flow[dict[str, Blob]]:
+        """The blobs that have all of their objects, by the names of their documents. Others are stored again."""
+        found = {name: blob for name, doc in docs.items() if (blob := self._whole(doc)) is not None}
+        large = [blob for blob in found.values() if blob.segments]
+        objects = yield from together(*[list_all(keys.segment_blobs(blob.document)) for blob in large])
+        for blob, there in zip(large, objects, strict=True):
+            sizes = {blob.object(number): stub.stored for number, stub in enumerate(blob.segments)}
+            if any(name not in there or there[name].size != size for name, size in sizes.items()):
+                del found[blob.document]
+        return found
 
     def _whole(self, doc: Doc) -> Blob | None:
         """The blob of a document that exists; `None` if it must be replaced."""

@@ -897,7 +897,12 @@ def batch_blob(doc: str, attempt: str) -> str:
 
 def segment_blob(doc: str, number: int, attempt: str) -> str:
     """Name of the object of a segment of the blob whose document is `doc`."""
-    return f"{thread_segment_of(doc)}/{BLOB_SEGMENTS}/{doc.rpartition('/')[2]}/{number}-{attempt}.zst"
+    return f"{segment_blobs(doc)}{number}-{attempt}.zst"
+
+
+def segment_blobs(doc: str) -> str:
+    """What the names of the objects of all segments of the blob whose document is `doc` begin with."""
+    return f"{thread_segment_of(doc)}/{BLOB_SEGMENTS}/{doc.rpartition('/')[2]}/"
 
 
 def writes_checkpoint_doc(doc: str) -> str:

@@ -175,6 +175,22 @@ def test_a_wrong_byte_raises_before_anything_of_its_segment_is_returned(make_sav
     assert (found.kind, victim.endswith(found.name)) == ("missing", True)
 
 
+def test_a_put_replaces_a_blob_that_lacks_a_segment(make_saver, raw, small):
+    blobs = make_saver().thread("t").blobs
+    blob = blobs.put(small)
+    before = segments(raw)
+    raw.delete_object(before[3])
+    assert blobs.put(small) == blob
+    assert blobs.open(blob).read() == small
+    victim = (set(segments(raw)) - set(before)).pop()
+    raw.set_object(victim, raw.objects()[victim][:-1])
+    assert blobs.put(small) == blob
+    assert blobs.open(blob).read() == small
+    after = segments(raw)
+    blobs.put(small)
+    assert segments(raw) == after
+
+
 def test_a_document_of_another_blob_or_thread_is_damage(make_saver, raw):
     saver = make_saver()
     blobs = saver.thread("t").blobs
