@@ -41,7 +41,7 @@ from langgraph_gcs_saver.flows.context import MAX_TRIES, Context
 from langgraph_gcs_saver.flows.listing import list_all
 from langgraph_gcs_saver.flows.manifests import make_stub, open_stub, report_clear
 from langgraph_gcs_saver.flows.places import recheck
-from langgraph_gcs_saver.flows.prune import Snapshot
+from langgraph_gcs_saver.flows.prune import Snapshot, settled
 from langgraph_gcs_saver.flows.readback import mismatched, upload
 from langgraph_gcs_saver.flows.threads import Guard, guard, note_thread
 from langgraph_gcs_saver.flows.writes import read_writes
@@ -428,11 +428,7 @@ def unlisted(found: Snapshot, cutoff: float, context: Context) -> Flow[Unlisted]
     if key is None:
         raise damaged(name, DamagedError("it is missing"))
     ids = partial(id_of, _opened_key(key, context))
-    kept = {
-        keys.blob_doc(found.thread_id, ids(digest))
-        for entry in found.entries.values()
-        for digest in entry.manifest.listed_blobs
-    }
+    kept = _listed(found, ids)
     expired: list[str] = []
     if there.keys() - kept:
         if (yield from QueryDocs(keys.aside(found.thread_id), limit=1, mask=())):
@@ -441,6 +437,10 @@ def unlisted(found: Snapshot, cutoff: float, context: Context) -> Flow[Unlisted]
         kept |= {keys.blob_doc(found.thread_id, ids(digest)) for digest in pending}
         old = (name for name, doc in there.items() if UNLISTED in doc.fields and doc.update_time <= cutoff)
         expired = [name for name in old if name not in kept]
+        if expired:
+            # A pending write may have become a checkpoint's value, and been pruned, before pending writes were read.
+            kept |= _listed((yield from settled(found.thread_id, context)), ids)
+            expired = [name for name in expired if name not in kept]
         # A tree that stays keeps its files, whether or not something lists it.
         kept |= yield from _files([name for name in there if name not in expired], context)
     return Unlisted(
@@ -448,6 +448,12 @@ def unlisted(found: Snapshot, cutoff: float, context: Context) -> Flow[Unlisted]
         fresh=[doc for name, doc in there.items() if name not in kept and UNLISTED not in doc.fields],
         listed=[doc for name, doc in there.items() if name in kept and UNLISTED in doc.fields],
     )
+
+
+def _listed(found: Snapshot, ids: Callable[[str], str]) -> set[str]:
+    """The documents of the blobs that checkpoints list."""
+    listed = {digest for entry in found.entries.values() for digest in entry.manifest.listed_blobs}
+    return {keys.blob_doc(found.thread_id, ids(digest)) for digest in listed}
 
 
 def _pending(thread_id: str, context: Context) -> Flow[set[str]]:

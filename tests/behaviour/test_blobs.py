@@ -467,6 +467,25 @@ def test_verify_finds_the_missing_files_of_a_folder(make_saver, raw, tmp_path):
         raw.set_document(name, fields)
 
 
+def test_a_collection_sees_a_pending_write_that_becomes_a_checkpoint(make_saver, monkeypatch):
+    """The checkpoint is stored after the collection's look at checkpoints, and the write is pruned before its own."""
+    saver, other = make_saver(), make_saver()
+    put(saver, 1, "nothing")
+    blob = saver.thread("t").blobs.put(b"of a task")
+    saver.admin.collect("t", orphan_age=NOW)
+    saver.put_writes(cfg(n=1), [("v", blob)], "task")
+    pending = flow._pending
+
+    def late(thread_id, context):
+        put(other, 2, blob)
+        other.admin.prune(["t"], strategy=KeepLast(1))
+        return (yield from pending(thread_id, context))
+
+    monkeypatch.setattr(flow, "_pending", late)
+    saver.admin.collect("t", orphan_age=NOW)
+    assert saver.thread("t").blobs.open(blob).read() == b"of a task"
+
+
 # Moves
 
 
