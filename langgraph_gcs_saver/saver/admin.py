@@ -535,8 +535,8 @@ class Admin(Connection):
 
         Args:
             thread_id: The thread; all threads of the store if not given.
-            orphan_age: How old an object or pending write must be. A call that is still at work commits within an hour.
-                Before you pass less than a few hours, stop all writers.
+            orphan_age: How old an object or pending write must be. A call that is still at work commits within an hour,
+                and one that stores a blob within 12 hours. Before you pass less than a day, stop all writers.
 
         Returns:
             A plan for each thread that had something to collect, or was left alone.
