@@ -178,7 +178,7 @@ class Blobs:
         seen, folders = yield from Compute(partial(_walk, root), size=_UNKNOWN_SIZE)
         if len(seen) > MAX_FILES:
             raise _too_many(root)
-        sources = [Source(partial(_read_file, root / name)) for name in seen]
+        sources = [Source(partial(_read_file, root / name, opener=_open_no_link)) for name in seen]
         found = yield from flows.blobs.put(self.thread_id, sources, self._context)
         pairs = zip(seen.items(), found, strict=True)
         files = {name: [one.digest, one.size, is_executable] for (name, is_executable), one in pairs}
@@ -197,7 +197,7 @@ class Blobs:
             path: The folder. It must be empty, or not exist.
 
         Raises:
-            DamageError: The list or a file of it is missing or damaged. Nothing of that file was written.
+            DamageError: The list or a file of it is missing or damaged. No wrong byte was written.
             InvalidInputError: The dict names no folder, or the path is not an empty folder.
             OSError: A file cannot be written. This also raises what `open` raises.
         """
@@ -435,8 +435,17 @@ def _read_bytes(data: bytes, start: int, length: int) -> bytes:
     return data[start : start + length]
 
 
-def _read_file(path: Path, start: int, length: int) -> bytes:
-    with path.open("rb") as file:
+def _open_no_link(path: str, flags: int) -> int:
+    """Open a file of a folder. A program that writes to the folder may have put a link or a pipe in its place."""
+    found = os.open(path, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
+    if not stat.S_ISREG(os.fstat(found).st_mode):
+        os.close(found)
+        raise InvalidInputError(f"{path!r} was a file, and is none any more. Call again when the folder is complete.")
+    return found
+
+
+def _read_file(path: Path, start: int, length: int, *, opener: Callable[[str, int], int] | None = None) -> bytes:
+    with open(path, "rb", opener=opener) as file:
         return _read_at(file, 0, start, length)
 
 

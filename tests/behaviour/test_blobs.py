@@ -292,6 +292,26 @@ def test_a_forged_folder_writes_nothing_outside(make_saver, tmp_path, path):
 
 
 @MOSTLY_LOCAL
+@pytest.mark.parametrize("make", [lambda path: path.symlink_to("/etc/passwd"), os.mkfifo], ids=["link", "pipe"])
+def test_a_file_that_becomes_a_link_is_not_followed(make_saver, raw, tmp_path, monkeypatch, make):
+    """A program that writes to the folder replaces a file after the walk."""
+    walk, path = api._walk, tmp_path / "in" / "a"
+    path.parent.mkdir()
+    path.write_bytes(b"a file")
+
+    def late(root):
+        found = walk(root)
+        path.unlink()
+        make(path)
+        return found
+
+    monkeypatch.setattr(api, "_walk", late)
+    with pytest.raises((OSError, InvalidInputError)):
+        make_saver().thread("t").blobs.put_tree(tmp_path / "in")
+    assert documents(raw) == []
+
+
+@MOSTLY_LOCAL
 def test_the_memory_of_a_folder_is_bounded(make_saver, raw, tmp_path, monkeypatch):
     (tmp_path / "in").mkdir()
     for n in range(120):
