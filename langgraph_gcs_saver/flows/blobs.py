@@ -173,6 +173,8 @@ class _Putting:
         )
 
     def _try(self) -> Flow[bool]:
+        if not self.made:
+            self.started = yield from Now()
         held, key = yield from self._key()
         if key is None:
             return False
@@ -180,8 +182,6 @@ class _Putting:
             # A deletion may have passed, and an import that brought the same key.
             self.made.clear()
             self.key_time = key.update_time
-        if not self.made:
-            self.started = yield from Now()
         names = {keys.blob_doc(self.thread_id, id_of(_opened_key(key, self.context), d)): d for d in self.wanted}
         there = yield from GetDocs(tuple(names))
         stored = yield from self._stored(there)
