@@ -440,7 +440,7 @@ def unlisted(found: Snapshot, cutoff: float, context: Context) -> Flow[Unlisted]
         if expired:
             # A pending write may have become a checkpoint's value, and been pruned, before pending writes were read.
             kept |= _listed((yield from settled(found.thread_id, context)), ids)
-            expired = [name for name in expired if name not in kept]
+            expired = yield from _known([name for name in expired if name not in kept], ids, context)
         # A tree that stays keeps its files, whether or not something lists it.
         kept |= yield from _files([name for name in there if name not in expired], context)
     return Unlisted(
@@ -469,6 +469,15 @@ def _pending(thread_id: str, context: Context) -> Flow[set[str]]:
                 raise damaged(doc.name, damage) from None
             found.update(all_digests([write.value for write in writes[checkpoint_id]]))
         after = docs[-1].name
+    return found
+
+
+def _known(names: Sequence[str], ids: Callable[[str], str], context: Context) -> Flow[list[str]]:
+    """Those documents whose names the thread's key makes. The key of others is lost, and may be restored."""
+    found: list[str] = []
+    for at in range(0, len(names), DOCS_PER_PAGE):
+        docs = yield from GetDocs(tuple(names[at : at + DOCS_PER_PAGE]))
+        found += [name for name, doc in docs.items() if name.endswith(f"/{ids(_parsed(doc, context).digest)}")]
     return found
 
 

@@ -506,6 +506,20 @@ def test_a_collection_sees_a_pending_write_that_becomes_a_checkpoint(make_saver,
     assert saver.thread("t").blobs.open(blob).read() == b"of a task"
 
 
+def test_blobs_whose_key_is_lost_stay_until_it_is_restored(make_saver, raw):
+    saver = make_saver()
+    blob = saver.thread("t").blobs.put(b"content")
+    put(saver, 1, blob)
+    (name,) = [name for name in raw.documents() if name.endswith("/lg_blobs/key")]
+    key = raw.documents()[name]
+    raw.delete_document(name)
+    saver.thread("t").blobs.put(b"a put makes another key")
+    for _ in range(3):
+        saver.admin.collect("t", orphan_age=NOW)
+    raw.set_document(name, key)
+    assert saver.thread("t").blobs.open(blob).read() == b"content"
+
+
 # Moves
 
 
