@@ -100,6 +100,7 @@ for command in (
 app.command("drill")(drill_command)
 app.add_typer(operations)
 app.add_typer(batches)
+app.add_typer(team)
 app.add_typer(saga)
 app.add_typer(analytics)
 

@@ -44,7 +44,7 @@ from langgraph_gcs_saver.engine.effects import (
     Write,
 )
 from langgraph_gcs_saver.errors import ConflictError, InvalidInputError
-from langgraph_gcs_saver.flows import runs, tips
+from langgraph_gcs_saver.flows import recoveries, runs, tips
 from langgraph_gcs_saver.flows.context import ATTEMPT_DEADLINE_SECONDS, MAX_TRIES, Context, Loads
 from langgraph_gcs_saver.flows.fences import Fence
 from langgraph_gcs_saver.flows.manifests import encode_manifest, metadata_of, read_manifest, unreadable
@@ -592,8 +592,8 @@ class _Layout:
             raise error
         return tuple(found)
 
-    def _asked(self, known: Manifest, docs: Sequence[Doc], finished: set[str]) -> Flow[dict[str, list[PendingWrite]]]:
-        """The writes of tasks that were interrupted: what they ask, and the answers that they have got so far.
+    def _packets(self, doc: Doc, known: Manifest, writes: Sequence[PendingWrite]) -> Flow[tuple[str, ...]]:
+        """The nodes to which packets are on their way, if a task that such a packet has made is among those that wait.
 
         Raises:
             DamagedError: The packets cannot be read.

@@ -117,10 +117,8 @@ def _settled(saga: Saga, compensations: Compensating, context: Context) -> Flow[
     return found
 
 
-def _settle(
-    seen: Operation, compensations: Compensating, context: Context
-) -> Flow[tuple[Operation | None, str | None]]:
-    """Find out about a step without an outcome: the step as it is now, or why its outcome stays unknown."""
+def _settle(seen: Operation, compensations: Compensating, context: Context) -> Flow[tuple[Operation, str | None]]:
+    """Find out about a step without an outcome: the step as it is now, and why it stops the rollback, if it does."""
     for _ in range(MAX_TRIES):
         if seen.state not in ("claimed", "unknown"):
             return seen, None
@@ -140,34 +138,40 @@ def _settle(
 
 def _undo(
     saga: Saga, step: Operation, compensations: Compensating, fence: Fence | None, context: Context
-) -> Flow[str | None]:
-    """Undo a step. Returns why it is not undone, if it is not."""
+) -> Flow[None]:
+    """Undo a step.
+
+    Raises:
+        SagaStuckError: It is not undone. The cause is what its compensation raised last.
+    """
     attempts = 0
     while True:
         call = sagas.undo_call(saga, step, context.new_attempt(), fence=fence)
-        try:
-            work = compensations.undo(call, step, (yield from operations.read_result(step, context)))
-        except (DamageError, SerializationError) as error:
-            return f"its request or its result cannot be read: {error}"
-        began = yield from Compute(work.clock)
         problem: str | None = None
         cause: Exception | None = None
         pause: float | None = None
         try:
-            yield from once.once(call, work, None, context)
-        except Exception as error:
-            if work.ended is not None and work.ended[0] == "paused":  # The function raised it, whatever it is.
-                attempts += 1
-                pause = compensations.pause_after(step, attempts)
-                problem = f"its undo raised {type(error).__name__}, {attempts} times in a row"
-            elif isinstance(error, errors.OperationInProgressError):
-                return "a call may still be undoing it"
-            elif isinstance(error, errors.OutcomeUnknownError):
-                problem = "the outcome of its undo is unknown"
-            else:
-                raise
-        if work.ended is not None:
-            yield from _report(saga, call, work.ended, (yield from Compute(work.clock)) - began)
+            work = compensations.undo(call, step, (yield from operations.read_result(step, context)))
+        except (DamageError, SerializationError) as error:
+            problem, cause = f"its request or its result cannot be read: {error}", error
+        else:
+            began = yield from Compute(work.clock)
+            try:
+                yield from once.once(call, work, None, context)
+            except Exception as error:
+                cause = error
+                if work.ended is not None and work.ended[0] == "paused":  # The function raised it, whatever it is.
+                    attempts += 1
+                    pause = compensations.pause_after(step, attempts)
+                    problem = f"its undo raised {type(error).__name__}, {attempts} times in a row"
+                elif isinstance(error, errors.OperationInProgressError):
+                    problem = "a call may still be undoing it"
+                elif isinstance(error, errors.OutcomeUnknownError):
+                    problem = "the outcome of its undo is unknown"
+                else:
+                    raise
+            if work.ended is not None:
+                yield from _report(saga, call, work.ended, (yield from Compute(work.clock)) - began)
         if problem is None:
             return
         if pause is None:

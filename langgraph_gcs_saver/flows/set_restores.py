@@ -89,7 +89,7 @@ def restore(team: str, set_id: str, *, dry_run: bool, owner: str, context: Conte
     if dry_run:
         return plan
     _refuse_large(plan)
-    return (yield from _Restoring(found, plan, owner, context).flow(plans))
+    return (yield from _Restoring(found, plan, owner, context).flow())
 
 
 def check(found: SetRecord) -> None:
@@ -265,20 +265,19 @@ class _Restoring:
         self.nonce = context.new_attempt()
         self.fences: dict[str, Fence] = {}
 
-    def flow(self, plans: Sequence[ForkPlan]) -> Flow[RestorePlan]:
-        """Restore the set. `plans` are the forks as they were before it was reserved."""
+    def flow(self) -> Flow[RestorePlan]:
         began = yield from Now()
         reserved = yield from self._reserve()
         try:
-            yield from self._verify(reserved, plans)
+            yield from self._verify(reserved)
             yield from self._take_leases(reserved)
-            made = yield from self._commit(reserved, began)
+            plans = yield from self._commit(reserved, began)
         except GCSSaverError:
             yield from self._release()
             yield from Commit((self._set(reserved, restoring=None),))
             raise
         yield from self._release()
-        forked = {(plan.thread_id, ns): fork for plan in made for ns, fork in plan.forks.items()}
+        forked = {(plan.thread_id, ns): fork for plan in plans for ns, fork in plan.forks.items()}
         return replace(self.plan, forks=forked)
 
     def _set(self, seen: SetRecord, **changes: str | None) -> Merge:
@@ -305,7 +304,7 @@ class _Restoring:
             "times in a row. Nothing was changed. Call again."
         )
 
-    def _verify(self, reserved: SetRecord, plans: Sequence[ForkPlan]) -> Flow[None]:
+    def _verify(self, reserved: SetRecord) -> Flow[None]:
         """Check that each checkpoint is the one of the set, and read every byte of it."""
         names = {member: reserved.checkpoint(member) for member in reserved.members}
         docs = yield from GetDocs(tuple(names.values()), mask=("digest",))
@@ -318,8 +317,9 @@ class _Restoring:
                     missing=doc is None,
                 )
                 raise unreadable(damage, reserved.thread_id(member), "", reserved.cut[member].checkpoint_id)
-        for plan in plans:
-            yield from verify(plan, self.context)
+        for thread_id, checkpoint_id in _threads(reserved).items():
+            for error in (yield from damage_at(thread_id, checkpoint_id, _METADATA, self.context)):
+                raise error
 
     def _take_leases(self, reserved: SetRecord) -> Flow[None]:
         """Take the leases of all members, in order of thread id. This fences their holders."""
@@ -344,6 +344,8 @@ class _Restoring:
             records = [_record(plan, docs.read_time, self.context.new_attempt(), took) for plan in plans]
             done = self._set(reserved, restoring=None, restored=self.nonce, restored_at=None)
             beside = (done, *records, *_noted(plans))
+            former: list[Merge | Delete] = [self._set(reserved, restoring=None)]
+            former += [Delete(one.name) for one in records]
             _refuse_large(self._measured(plans, beside))
             if (yield from forks.committed(plans, self.fences, self.context, beside, former)):
                 for plan, stored in zip(plans, records, strict=True):

@@ -63,7 +63,7 @@ _PER_PAGE = 300
 
 _TIP_FIELDS = ("format", "ns", "manifest", "digest", "heir", "fence", HOLDS)
 """The fields of a checkpoint that say whether its document is whole, what a hold must leave as it is, and which lease
-it names."""
+was held."""
 
 _HINTS = (sets.PREPARING, sets.TIMEOUT, sets.CONTENDED)
 

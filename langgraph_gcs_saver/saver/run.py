@@ -99,7 +99,7 @@ def run(
             segments.
         InvalidConfigError: The config names no thread, or names a checkpoint.
         InvalidInputError: An argument is of the wrong type, or outside its range. Or the result of an earlier request
-            was pruned. Or the saver's options do not allow to meet `objective`.
+            was pruned. Or the saver's options do not allow to meet `objective`. Or the thread is not one of `team`.
         SagaRolledBack: A node has rolled a saga back. The thread is forked from the savepoint, if there is one, and the
             next call continues from there.
         SerializationError: The context, or a `Command`, cannot be serialized.

@@ -71,9 +71,6 @@ WAIT_SECONDS = 90.0
 _ACTING: ContextVar[Held | None] = ContextVar("acting", default=None)
 """The lease that a rollback has acquired, while it acts. So an undo can roll back a saga of its own."""
 
-_MAX_NAME = 200
-"""Most characters in the name of a step or of a savepoint."""
-
 
 @record(frozen=True, slots=True)
 class _Asked:
@@ -474,7 +471,7 @@ class Saga:
         """
         other = yield from flows.sagas.read(error.thread_id, error.saga_id, self._context)
         if other is not None and other.state == "compensated" and other.target is None:
-            yield from self._rolling_back(None)
+            yield from self._rolling_back(None, dry_run=False)
 
     def _opened(self) -> Flow[Stored]:
         """The saga as this object opened it. It is created if there is none.

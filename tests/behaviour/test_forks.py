@@ -15,8 +15,7 @@ from langgraph.types import Command, Send, interrupt
 
 from langgraph_gcs_saver import GCSSaver
 from langgraph_gcs_saver import run as run_turn
-from langgraph_gcs_saver.engine.effects import Commit, GetDocs, Merge
-from langgraph_gcs_saver.engine.effects import Commit, Merge, QueryDocs
+from langgraph_gcs_saver.engine.effects import Commit, GetDocs, Merge, QueryDocs
 from langgraph_gcs_saver.engine.interceptors import Interceptor
 from langgraph_gcs_saver.engine.runner import run
 from langgraph_gcs_saver.errors import (

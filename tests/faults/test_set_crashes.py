@@ -45,7 +45,7 @@ def prepared(saver: CrashingSaver, set_id: str) -> sets.SetRecord:
 
 
 def vote(saver: CrashingSaver, found: sets.SetRecord, member: str) -> None:
-    (doc,) = saver._backend.perform(sets._newest(thread(member), None))
+    (doc,) = saver._backend.perform(sets.newest_root(thread(member)))
     voted = sets.vote_in(doc)
     assert voted is not None
     perform(saver, sets.vote(found.name, member, voted, saver._context))

@@ -112,7 +112,7 @@ def _never_in_progress(patch: pytest.MonkeyPatch) -> None:
         yield from ()
         return False
 
-    patch.setattr(operations, "_is_in_progress", never)
+    patch.setattr(operations, "is_in_progress", never)
 
 
 def _without_the_thread(patch: pytest.MonkeyPatch) -> None:

@@ -11,8 +11,8 @@ from langgraph_gcs_saver.options import Options
 from langgraph_gcs_saver.saver.admin import Admin
 from langgraph_gcs_saver.saver.connection import Connection
 from langgraph_gcs_saver.saver.operations import Calls, Operations
-from langgraph_gcs_saver.saver.team import TeamSets
 from langgraph_gcs_saver.saver.saga import Saga
+from langgraph_gcs_saver.saver.team import TeamSets
 from tests.kit import methods
 
 LANGGRAPHS = (
@@ -40,6 +40,7 @@ ADMINS = (
 TWINS += [(Admin, name, f"a{name}") for name in ADMINS]
 TWINS += [(Operations, name, f"a{name}") for name in ("once", "unresolved", "resolve")]
 TWINS += [(Calls, "perform", "aperform")]
+TWINS += [(Saga, name, f"a{name}") for name in ("once", "savepoint", "finish", "rollback", "resume", "resolve", "info")]
 TWINS += [
     (TeamSets, name, f"a{name}")
     for name in ("threads", "checkpoint", "sets", "verify", "restore", "remove", "delete_set", "delete")

@@ -11,7 +11,6 @@ from langgraph_gcs_saver.engine.interceptors import Interceptor
 from langgraph_gcs_saver.engine.runner import run
 from langgraph_gcs_saver.errors import InvalidURIError
 from langgraph_gcs_saver.flows import sagas
-from langgraph_gcs_saver.flows import holds
 from langgraph_gcs_saver.format import keys
 from langgraph_gcs_saver.provisioning import deleting, lifecycle_rules, merged, settings_files, unindexed
 from langgraph_gcs_saver.testing import crash
@@ -164,9 +163,6 @@ def test_indexes_are_kept_for_what_queries_filter_by_and_for_nothing_large(tmp_p
             operation.call(saver)
             if number == 0:
                 saver.thread("t").operations.once("charge", lambda: "receipt", key="order-17")
-                run(sagas.open_("t", "trip", "nonce", saver._context), saver._backend)
-                newest = saver.get_tuple(crash.config_of(None)).checkpoint["id"]
-                assert run(holds.hold(crash.THREAD, newest, Hold("set", "T", "s").key, saver._context), saver._backend)
                 context = saver._context
                 newest = saver.get_tuple(crash.config_of(None)).config["configurable"]
                 saga = run(sagas.open_(newest["thread_id"], "trip", "nonce", context), saver._backend)

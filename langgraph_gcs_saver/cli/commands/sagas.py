@@ -159,6 +159,33 @@ def rollback(
     _print(found, as_json=as_json)
 
 
+@saga.command("resolve")
+def resolve(
+    thread: ThreadArgument,
+    saga_id: SagaArgument,
+    step: Annotated[str, typer.Argument(metavar="STEP", help="The step that stops the rollback. show lists it.")],
+    *,
+    result: ResultOption = None,
+    not_done: NotDoneOption = False,
+    store: StoreOption = None,
+    cipher: CipherOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Settle what stops the rollback of a saga at a step. Find out first what happened; then use saga resume.
+
+    If the outcome of the step is unknown, say whether the step took effect. Otherwise say whether its undo did. With
+    --result null its effect is gone, or may stay. That also settles an irreversible step.
+
+    Example: langgraph-gcs saga resolve my-thread trip-7 hotel --not-done
+    """
+    settled = found_out(result, not_done=not_done)
+    with open_saver(store, cipher) as saver:
+        one = saver.thread(thread).saga(saga_id)
+        one.resolve(step, **settled)
+        found = one.info()
+    _print(found, as_json=as_json)
+
+
 def _ended(act: Callable[[], SagaInfo], aact: Callable[[], Coroutine[Any, Any, SagaInfo]]) -> SagaInfo:
     """Undo steps, by coroutines if one of the compensations needs that."""
     from langgraph_gcs_saver.saver import compensations

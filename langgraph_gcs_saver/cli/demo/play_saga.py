@@ -70,7 +70,8 @@ def _story(stage: Stage) -> dict[str, Any]:
         stage.act(3, "Booked again, with money")
         done = trip.run(has_money=True)
         info = saver.thread(trip.id).saga(SAGA).info()
-        say(str(info))
+        for line in str(info).splitlines():
+            say(line)
         say(f"The provider did, in this order: {', '.join(trip.done())}")
         killed = [one for one in trip.ran if was_killed(one.returncode)]
         proof = {

@@ -452,6 +452,8 @@ def _badges(info: CheckpointInfo, steps: _Steps) -> Iterator[Html]:
         yield tag("span", "waits for an answer" if info.is_waiting else "interrupted", class_="badge interrupt")
     if info.pin is not None:
         yield tag("span", "pin ", named(info.pin), class_="badge pin")
+    for hold in info.holds:
+        yield tag("span", "held by ", named(hold), class_="badge pin")
     if steps.is_fork(info):
         yield tag("span", "fork", class_="badge fork")
     if len(steps.children(info)) > 1:
