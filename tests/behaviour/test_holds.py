@@ -119,7 +119,7 @@ async def test_a_thread_that_a_set_needs_is_deleted_by_force_only(make_saver, ra
         plan = await call(saver, mode, "plan_delete_thread", ME)
         assert plan.sets == (text,)
         assert f"needed by {text}" in str(plan)
-        with pytest.raises(ThreadInSetError, match=rf"'{ME}': {text} needs a checkpoint .*`force=True`") as raised:
+        with pytest.raises(ThreadInSetError, match=rf"'{ME}': {text} needs a checkpoint .*delete with force") as raised:
             await call(saver, mode, "delete_thread", ME)
         assert (raised.value.thread_id, raised.value.sets) == (ME, (text,))
         assert raw.snapshot() == before

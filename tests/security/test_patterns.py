@@ -27,7 +27,7 @@ else:
     import sre_parse as parser
 
 PACKAGE = Path(langgraph_gcs_saver.__file__).parent
-METHODS = {"match", "fullmatch", "search", "sub"}
+METHODS = {"match", "fullmatch", "search", "sub", "finditer"}
 
 
 class Use(NamedTuple):
@@ -140,6 +140,8 @@ def try_all(length: int) -> None:
                 given = text + end if isinstance(use.pattern.pattern, str) else (text + end).encode("latin-1")
                 if use.method == "sub":
                     use.pattern.sub(given[:0], given)
+                elif use.method == "finditer":
+                    list(use.pattern.finditer(given))
                 else:
                     getattr(use.pattern, use.method)(given)
     print("done")

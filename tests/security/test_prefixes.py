@@ -207,5 +207,7 @@ def test_flows_list_nothing_past_the_filter():
         "listing",
         "places",  # a sample of one page, by `is_blob`
         "survey",  # one object, by its whole name
+        "teams",  # one object, by its whole name
+        "node_cache",  # by `is_cache_blob`
         "all_threads",  # the next name of all, to skip what is no thread's folder
     }

@@ -14,7 +14,7 @@ from unittest import mock
 from langchain_core.messages import AIMessage, HumanMessage
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
-from langgraph_gcs_saver import GCSSaver
+from langgraph_gcs_saver import FirestoreCache, GCSSaver
 from langgraph_gcs_saver.engine.runner import run
 from langgraph_gcs_saver.flows import leases, recoveries, runs
 from langgraph_gcs_saver.format import keys, recent, sagas, sets
@@ -185,6 +185,8 @@ def handle(saver: GCSSaver, raw: LocalRaw) -> None:
     trip = sagas.Saga(keys.saga_doc("t", "trip"), "t", "trip", "stuck", 1, 60.0, "digits", target="before payment")
     raw.set_document(trip.document, sagas.fields_of(trip, saver._context.codec))
     make_team(saver, raw)
+    thread.blobs.put(b"content of a blob")
+    FirestoreCache(saver).set({(("node",), "key"): ([1, {"a": None}], None)})
 
 
 def make_team(saver: GCSSaver, raw: LocalRaw) -> None:
