@@ -166,10 +166,8 @@ def test_the_page_tells_the_thread(make_saver, store_uri, tmp_path):
     assert found.text("title").startswith("Thread t")
     facts = re.sub(r"\s+", " ", found.text())
     assert "Checkpoints5Namespaces2Runs1" in facts
-    assert (
-        "Waiting for an answer1Pinned1Held by sets and savepoints0Damaged checkpoints0Checkpoints whose values were read5"
-        in facts
-    )
+    assert "Waiting for an answer1Pinned1Held by sets and savepoints0" in facts
+    assert "Damaged checkpoints0Checkpoints whose values were read5" in facts
     assert "None: documents are whole." in facts
     assert "Not checked" not in facts
     steps = dict(re.findall(r'<li id="(step-\d)" class="step">(.*?)</li>', markup))
