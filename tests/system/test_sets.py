@@ -186,7 +186,7 @@ def test_a_set_is_begun_after_the_one_that_is_being_prepared(saver):
 @LOCAL
 def test_a_set_is_not_begun_while_another_one_is_being_prepared_for_too_long(saver, monkeypatch):
     monkeypatch.setattr(sets, "POLL_SECONDS", 0.01)
-    other = begin(saver, "nobody")
+    other = begin(saver, "x")
     with pytest.raises(SetAbortedError, match="No set of team") as caught:
         begin(saver, "a", timeout=0.1)  # clock: it is over whenever it is looked at
     assert caught.value.set_id == other.set_id
