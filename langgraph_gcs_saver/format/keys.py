@@ -683,13 +683,13 @@ def _of_batch(batch: str, collection: str) -> str:
 
 
 _SEGMENT = "[A-Za-z0-9_%-]{1,200}|~(?:[0-9a-f]{64})?"
-_ID = re.compile(rf"(?:{_SEGMENT})\Z")
+_SEGMENT_ID = re.compile(rf"(?:{_SEGMENT})\Z")
 _CHUNK = re.compile(rf"(?:{_SEGMENT})!(?:0|[1-9][0-9]{{0,8}})\Z")
 
 
 def is_batch_doc(name: str) -> bool:
     """Whether a document in a thread's collection of batches has the name of a batch."""
-    return _ID.match(name.rpartition("/")[2]) is not None
+    return _SEGMENT_ID.match(name.rpartition("/")[2]) is not None
 
 
 def is_done_doc(name: str) -> bool:
@@ -720,7 +720,7 @@ def saga_doc(thread_id: str, saga_id: str) -> str:
 
 def is_saga_doc(name: str) -> bool:
     """Whether a document in a thread's collection of sagas has the name of a saga."""
-    return _ID.match(name.rpartition("/")[2]) is not None
+    return _SEGMENT_ID.match(name.rpartition("/")[2]) is not None
 
 
 BLOB_DIGITS = 32
