@@ -685,8 +685,9 @@ def _carry_out(plan: _Plan, context: Context) -> Flow[bool]:
             doc, known = again
             index = right["filter"] if "filter" in right else doc.fields.get("filter")
             room = manifest.PAYLOAD_BYTES - found.inner[name] - filters.size(index or {})
-            body, blob = yield from Compute(partial(encode_manifest, _rewritten(plan, known, moved), room, context))
-            fields = {"manifest": body, "digest": manifest.digest(name, body)}
+            rewritten = _rewritten(plan, known, moved)
+            body, blob = yield from Compute(partial(encode_manifest, rewritten, room, context))
+            fields = {"format": rewritten.format, "manifest": body, "digest": manifest.digest(name, body)}
             extra = [] if blob is None else [blob]
         fields.update({key: value for key, value in right.items() if value is not None})
         gone = [key for key, value in right.items() if value is None]

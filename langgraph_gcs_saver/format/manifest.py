@@ -22,7 +22,10 @@ from langgraph_gcs_saver.format import frames, keys, shapes
 from langgraph_gcs_saver.records import record
 
 FORMAT = 1
-"""Version of the stored format. A reader raises an error for a greater one."""
+"""Version of the stored format in every document that uses nothing of a later one."""
+
+NEWEST_FORMAT = 2
+"""Greatest version of a checkpoint's document that is read. A reader raises an error for a greater one."""
 
 PAYLOAD_BYTES = 900_000
 """Most bytes of manifest and frames in a document: `limits.DOCUMENT_BYTES` minus names, filter and headroom."""
@@ -114,6 +117,7 @@ class FrameRef:
         size: Bytes of the value that the frame decodes to; `None` for the last frame of a chain, which decodes to the
             channel's value.
         digest: First digits of that value's digest; `None` for the last frame of a chain.
+        format: Lowest version of the format whose readers can decode the frame.
     """
 
     k: int
@@ -125,6 +129,7 @@ class FrameRef:
     crc32c: str | None = None
     size: int | None = None
     digest: str | None = None
+    format: int = FORMAT
 
     def inherited(self, owner: str) -> FrameRef:
         """The same frame, as a child of checkpoint `owner` refers to it."""
@@ -132,7 +137,16 @@ class FrameRef:
             return self
         # `replace` would take six times as long, and a put does this a dozen times.
         return FrameRef(
-            self.k, self.stored, owner, self.at, self.attempt, self.packed, self.crc32c, self.size, self.digest
+            self.k,
+            self.stored,
+            owner,
+            self.at,
+            self.attempt,
+            self.packed,
+            self.crc32c,
+            self.size,
+            self.digest,
+            self.format,
         )
 
 
@@ -240,6 +254,15 @@ class Manifest:
         return f"The serialized values of checkpoint {self.checkpoint_id!r}, thread {self.thread_id!r},"
 
     @property
+    def format(self) -> int:
+        """Lowest version of the format whose readers can read the checkpoint.
+
+        It is the greatest that any of its frames needs. Older readers refuse a document that states a greater version
+        than theirs, and do not report damage.
+        """
+        return max([frame.format for ref in self.channels.values() for frame in ref.chain], default=FORMAT)
+
+    @property
     def held(self) -> int:
         """Most bytes that stay in memory for it while other checkpoints are decoded.
 
@@ -316,6 +339,8 @@ def _frame_to_json(ref: FrameRef) -> dict[str, Any]:
     if ref.digest is not None:
         found["size"] = ref.size
         found["digest"] = ref.digest
+    if ref.format != FORMAT:
+        found["format"] = ref.format
     return found
 
 
@@ -385,6 +410,7 @@ def _frame_from_json(found: dict[str, Any]) -> FrameRef:
         crc32c=None if crc32c is None else _text(crc32c),
         size=None if size is None else _natural(size),
         digest=None if size is None else _digest(found["digest"], DIGEST_DIGITS),
+        format=_natural(found["format"]) if "format" in found else FORMAT,
     )
 
 
@@ -495,7 +521,7 @@ def to_fields(
     """
     fields: dict[str, Any] = {
         "ns": keys.enc(manifest.ns, "namespace"),
-        "format": FORMAT,
+        "format": manifest.format,
         "manifest": encoded,
         "digest": digest(manifest.name, encoded),
     }
@@ -584,13 +610,14 @@ def encoded_of(doc: Doc) -> bytes:
         UnsupportedFormatError: A newer version of this library wrote it.
     """
     version = doc.fields.get("format")
-    if type(version) is int and version > FORMAT:
+    if type(version) is int and version > NEWEST_FORMAT:
         raise UnsupportedFormatError(
-            f"Document {doc.name!r} has format {version}. This version of langgraph-gcs-saver reads up to {FORMAT}. "
-            'The document is not damaged. To read it, upgrade with `pip install -U "langgraph-gcs-saver"`.'
+            f"Document {doc.name!r} has format {version}. This version of langgraph-gcs-saver reads up to "
+            f"{NEWEST_FORMAT}. The document is not damaged. To read it, upgrade with "
+            '`pip install -U "langgraph-gcs-saver"`.'
         )
     encoded = doc.fields.get("manifest")
-    if version != FORMAT or not isinstance(encoded, bytes):
+    if type(version) is not int or version < FORMAT or not isinstance(encoded, bytes):
         raise DamagedError("the document lacks its format or its manifest")
     if doc.fields.get("digest") != digest(doc.name, encoded):
         raise DamagedError("the document does not match its digest")
@@ -673,7 +700,7 @@ def decode(doc: Doc, head: Any, tail: bytes) -> Manifest:
         end = middle if rest is None else middle + _natural(rest[1])
         _check_tail(tail, end)
         versions = checkpoint.get("channel_versions") or {}
-        return Manifest(
+        found = Manifest(
             thread_id=_thread_of(thread_segment, head),
             ns=namespace,
             checkpoint_id=keys.uninv(inverted),
@@ -681,9 +708,13 @@ def decode(doc: Doc, head: Any, tail: bytes) -> Manifest:
             checkpoint=checkpoint,
             rest=None if rest is None else Serialized(_text(rest[0]), tail[middle:end]),
             metadata=Serialized(_text(metadata[0]), tail[:middle]),
-            channels={channel: _ref(channel, found, versions) for channel, found in head["channels"].items()},
+            channels={channel: _ref(channel, one, versions) for channel, one in head["channels"].items()},
         )
     except _ShapeError as error:
         raise DamagedError(f"the manifest does not parse: {error}") from None
     except (KeyError, ValueError, TypeError, AttributeError, IndexError) as error:
         raise DamagedError(f"the manifest does not parse: {type(error).__name__}") from None
+    # No digest covers the field. A lower version would make older readers report damage, a greater one unreadable data.
+    if doc.fields.get("format") != found.format:
+        raise DamagedError("the document states another format than its manifest needs")
+    return found

@@ -77,7 +77,7 @@ from langgraph_gcs_saver.events import CheckpointDamaged, CheckpointRecovered, C
 from langgraph_gcs_saver.flows.manifests import read_manifest
 from langgraph_gcs_saver.format import filters, keys, manifest, registry
 from langgraph_gcs_saver.format.frames import Codec, FrameError
-from langgraph_gcs_saver.format.manifest import FORMAT, Manifest
+from langgraph_gcs_saver.format.manifest import FORMAT, NEWEST_FORMAT, Manifest
 from langgraph_gcs_saver.records import record
 from langgraph_gcs_saver.results import DEPTHS, Depth, Finding
 from langgraph_gcs_saver.saver.checkpointer import GCSSaver
@@ -439,7 +439,7 @@ class DamagedThread:
         fates = Fates()
         for name, fields in damage.docs.items():
             if name in self._names:
-                self._judge_checkpoint(self._names[name], self.image.docs[name].fields, fields, fates)
+                self._judge_checkpoint(name, self._names[name], self.image.docs[name].fields, fields, fates)
             elif f"/{keys.WRITES}/" in name:
                 key = next((key for key in self.expected if self._has_writes(key, name)), None)
                 if key is not None:
@@ -467,19 +467,19 @@ class DamagedThread:
         return keys.blob(self.thread_id, *key, "", "").removesuffix("-.zst")
 
     @staticmethod
-    def _judge_checkpoint(key: Key, before: Fields, after: Fields | None, fates: Fates) -> None:
+    def _judge_checkpoint(name: str, key: Key, before: Fields, after: Fields | None, fates: Fates) -> None:
         if after is None:
             fates.gone.add(key)
             fates.hidden.add(key)
             fates.hinted.add(key)
             return
-        if _is_newer(after):
+        if _is_newer(name, after):
             fates.newer.add(key)
-        elif any(before.get(name) != after.get(name) for name in ("format", "ns", "manifest", "digest")):
+        elif any(before.get(one) != after.get(one) for one in ("format", "ns", "manifest", "digest")):
             fates.damaged[key] = {None}
         if before["ns"] != after.get("ns"):
             fates.hidden.add(key)
-        if any(before.get(name) != after.get(name) for name in ("filter", "run_id")):
+        if any(before.get(one) != after.get(one) for one in ("filter", "run_id")):
             fates.hinted.add(key)
 
 
@@ -714,7 +714,9 @@ class _Check:
         else:
             found = self._try(what, lambda: list(reader.admin.verify(thread_id, depth=depth)))
         if isinstance(found, UnsupportedFormatError):
-            self._demand(any(fields and _is_newer(fields) for fields in self._damage.docs.values()), what, found)
+            self._demand(
+                any(fields and _is_newer(name, fields) for name, fields in self._damage.docs.items()), what, found
+            )
             return None
         self._demand(not isinstance(found, GCSSaverError) and not self._fates.newer, what, found)
         assert not isinstance(found, GCSSaverError)
@@ -751,16 +753,17 @@ def _key(found: CheckpointTuple) -> Key:
     return known["checkpoint_ns"], known["checkpoint_id"]
 
 
-def _is_newer(fields: Fields) -> bool:
+def _is_newer(name: str, fields: Fields) -> bool:
     version = fields.get("format")
-    return type(version) is int and version > FORMAT
+    newest = NEWEST_FORMAT if f"/{keys.CHECKPOINTS}/" in name else FORMAT
+    return type(version) is int and version > newest
 
 
 def _judge_writes(key: Key, name: str, before: Fields, after: Fields | None, fates: Fates) -> None:
     if after is None:
         fates.fewer.setdefault(key, set()).add(keys.writes_task_id_of(name))
         return
-    if _is_newer(after):
+    if _is_newer(name, after):
         fates.newer.add(key)
     elif after.get("format") != FORMAT or len(after) < 2 or not after.items() <= before.items():
         fates.damaged.setdefault(key, set()).add(None)

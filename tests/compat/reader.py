@@ -1,4 +1,4 @@
-"""A reader of stored format 1, written from `docs/reference/format.md`, without the library that it describes.
+"""A reader of the stored format, written from `docs/reference/format.md`, without the library that it describes.
 
 Section numbers are that document's. It reads an embedded store and gives serialized values. Where the document leaves
 a check to the reader, it checks.
@@ -20,7 +20,7 @@ from urllib.parse import unquote_to_bytes
 import zstandard
 from google.cloud.firestore_v1.types import document
 
-FORMAT = 1
+FORMAT, NEWEST_FORMAT = 1, 2
 BELOW = 16_384
 ENVELOPE_BYTES = 64 << 20
 HEAD_BYTES, HEAD_MARKS = 16 << 20, 1_500_000
@@ -317,14 +317,14 @@ class Reader:
     # 11.2
 
     @staticmethod
-    def check_format(found):
+    def check_format(found, newest=FORMAT):
         stated = found.fields.get("format")
-        if type(stated) is int and stated > FORMAT:
+        if type(stated) is int and stated > newest:
             raise UnsupportedError(f"format {stated}")
-        damaged_unless(type(stated) is int and stated == FORMAT, "no format")
+        damaged_unless(type(stated) is int and stated >= FORMAT, "no format")
 
     def read(self, found):
-        self.check_format(found)
+        self.check_format(found, NEWEST_FORMAT)
         fields = found.fields
         encoded = fields.get("manifest")
         damaged_unless(isinstance(encoded, bytes), "no manifest")
@@ -340,6 +340,8 @@ class Reader:
         self.met["root"] += self.documents.get(f"lg_threads/{thread_segment}", found).fields.get("root") is True
         self.met["former runs"] += "former_runs" in fields
         try:
+            needed = max((f.get("format", 1) for ref in head["channels"].values() for f in ref["chain"]), default=1)
+            damaged_unless(fields["format"] == needed, "a format that is not the needed one")
             return self.manifest(thread_segment, ns_segment, checkpoint_id, head, tail)
         except (KeyError, TypeError, ValueError) as error:
             raise DamageError(f"a manifest of another shape: {error!r}") from error

@@ -485,7 +485,7 @@ def test_documents_that_are_called_otherwise(collection, leaf, store, raw):
 
 def test_a_thread_of_the_next_version_does_not_hide_the_others(store, raw):
     """What kept it from being read is raised at the end."""
-    raw.set_document(LAST, {"format": 2, "ns": "~"})
+    raw.set_document(LAST, {"format": 3, "ns": "~"})
     plans = []
     with open_reader(store) as saver:
         with pytest.raises(UnsupportedFormatError):

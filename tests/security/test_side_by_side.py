@@ -47,7 +47,7 @@ def mixed(make_saver, raw):
     with make_saver() as saver:
         fill(saver, BEFORE, "newer", AFTER)
     name = keys.checkpoint_doc("newer", "", cid(2))
-    raw.set_document(name, {**raw.documents()[name], "format": 2})
+    raw.set_document(name, {**raw.documents()[name], "format": 3})
 
 
 def test_pending_writes_of_a_newer_version(make_saver, raw):
@@ -75,7 +75,7 @@ def test_a_thread_raises_for_itself(make_saver):
         lambda: saver.prune(["newer"], strategy=KeepLast(1)),
         lambda: saver.copy_thread("newer", "copy"),
     ):
-        with pytest.raises(UnsupportedFormatError, match=r"newer.*has format 2.*pip install -U"):
+        with pytest.raises(UnsupportedFormatError, match=r"newer.*has format 3.*pip install -U"):
             call()
     assert number(saver.get_tuple(cfg("newer"))) == 3, "what needs none of it reads"
     for thread in (BEFORE, AFTER):
@@ -97,7 +97,7 @@ def test_a_listing_of_all_threads_goes_on(make_saver, limit):
         assert sorted(found) == sorted(expected)
         (skipped,) = [event for event in events if isinstance(event, CheckpointSkipped)]
         assert skipped.thread_id == "newer"
-        assert "has format 2" in skipped.reason
+        assert "has format 3" in skipped.reason
 
 
 @pytest.mark.usefixtures("mixed")
@@ -146,7 +146,7 @@ def test_what_collects_leaves_the_thread_alone(make_saver, raw, command):  # noq
     assert {plan.thread_id for plan in plans if plan.skipped is None} == {BEFORE, AFTER}
     (skipped,) = [event for event in events if isinstance(event, ThreadSkipped)]
     assert skipped.thread_id == "newer"
-    assert "has format 2" in skipped.reason
+    assert "has format 3" in skipped.reason
     assert [name for name in raw.objects() if name in orphans] == [name for name in orphans if "newer" in name]
     ended = command("collect", "--yes")
     assert ended.code == DamageError.exit_code
@@ -158,7 +158,7 @@ def test_what_collects_leaves_the_thread_alone(make_saver, raw, command):  # noq
 def test_the_exit_code_says_it(command):  # noqa: F811
     ended = command("prune", BEFORE, "newer", AFTER, "--keep-last", "1", "--yes")
     assert ended.code == UnsupportedFormatError.exit_code == 5
-    assert "has format 2" in ended.err
+    assert "has format 3" in ended.err
     assert "pip install -U" in ended.err
 
 
@@ -234,7 +234,7 @@ def test_a_thread_whose_id_cannot_be_told_stops_no_other(make_saver, raw, what):
     with make_saver(**({"cipher": Eax("another")} if what == "another key" else {})) as saver:
         fill(saver, LONG)
     raw.delete_document(keys.thread_doc(LONG))
-    changed = {"newer": {"format": 2}, "damaged": {"manifest": b"x"}, "another key": {}}[what]
+    changed = {"newer": {"format": 3}, "damaged": {"manifest": b"x"}, "another key": {}}[what]
     for name in [name for name in documents_of(raw, LONG) if f"/{keys.CHECKPOINTS}/" in name]:
         raw.set_document(name, {**raw.documents()[name], **changed})
     events = []

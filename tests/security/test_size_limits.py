@@ -194,7 +194,7 @@ def test_a_manifest_of_5000_channels_with_long_chains_is_read():
     plain = manifest.envelope(found)
     assert 10 * MIB < len(plain) < frames.HEAD_BYTES
     with peak(256 * MIB):
-        assert manifest.decode(Doc(found.name, {}, 1, 1), *open_envelope(plain)) == found
+        assert manifest.decode(Doc(found.name, {"format": found.format}, 1, 1), *open_envelope(plain)) == found
 
 
 def test_metadata_are_not_held_for_all_checkpoints_of_a_thread(make_saver, raw):

@@ -576,10 +576,10 @@ def test_another_key(store_uri, raw, depth):
 
 
 def test_a_newer_format(filled, raw):
-    raw.set_document(name_of(2), {**raw.documents()[name_of(2)], "format": 2})
+    raw.set_document(name_of(2), {**raw.documents()[name_of(2)], "format": 3})
     with pytest.raises(UnsupportedFormatError):
         found_at(raw, "metadata")
-    assert raw.documents()[name_of(2)]["format"] == 2
+    assert raw.documents()[name_of(2)]["format"] == 3
 
 
 class FlippingOnce(Interceptor):

@@ -258,7 +258,7 @@ def test_a_newest_one_of_another_key_raises_at_once(model):
 
 
 def test_a_newest_one_of_a_newer_format_raises_at_once(model):
-    model.change(doc(4), format=2)
+    model.change(doc(4), format=3)
     with pytest.raises(UnsupportedFormatError):
         model.drive(get(None))
     assert not events(model, CheckpointDamaged)
@@ -277,7 +277,7 @@ def test_a_candidate_of_another_key_raises_at_once(model):
 
 def test_a_candidate_of_a_newer_format_raises_at_once(model):
     DAMAGE["frames flipped"](model, 4)
-    model.change(doc(3), format=2)
+    model.change(doc(3), format=3)
     with pytest.raises(UnsupportedFormatError):
         model.drive(get(None))
     assert not events(model, CheckpointRecovered)

@@ -31,7 +31,8 @@ names = st.sampled_from(["", "a", "~", "a/b", "..", "é", "\0", "own", "x" * 300
 versions = st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=8) | st.none()
 numbers = st.integers(0, 1 << 40)
 serialized = st.builds(Serialized, st.text(max_size=8), st.binary(max_size=40))
-inner_refs = st.builds(FrameRef, numbers, numbers, st.none() | names, numbers)
+formats = st.sampled_from([1, 2])
+inner_refs = st.builds(FrameRef, numbers, numbers, st.none() | names, numbers, format=formats)
 attempts = st.sampled_from(["0" * 8, "deadbeefdeadbeef", "z" * 40])
 own_objects = st.builds(FrameRef, numbers, numbers, st.none() | names, attempt=attempts, crc32c=st.none() | st.text())
 packed = st.builds(FrameRef, numbers, numbers, st.none() | names, numbers, attempts, st.just(True))
@@ -232,7 +233,36 @@ def test_a_document_never_passes_for_another(one, other):
         decode(dataclasses.replace(to_doc(one), name=other.name))
 
 
-@pytest.mark.parametrize("version", [2, 3, 1 << 40])
+OF_CHANNELS = {
+    1: [{}, {"a": CHAIN}, {"a": CHAIN[:1], "b": CHAIN}],
+    2: [
+        {"a": (dataclasses.replace(CHAIN[0], format=2), CHAIN[1])},
+        {"a": (CHAIN[0], dataclasses.replace(CHAIN[1], format=2)), "b": CHAIN},
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("version", "chains"), [(version, one) for version, found in OF_CHANNELS.items() for one in found]
+)
+def test_a_document_states_the_lowest_format_that_reads_all_of_its_frames(version, chains):
+    refs = {channel: ChannelRef("1", "t", "0" * 64, 120, chain) for channel, chain in chains.items()}
+    doc = to_doc(dataclasses.replace(SAMPLE, channels=refs))
+    assert doc.fields["format"] == version
+    assert decode(doc).channels == refs
+    assert {one.inherited("child").format for ref in refs.values() for one in ref.chain} <= {1, version}
+    other = dataclasses.replace(doc, fields={**doc.fields, "format": 3 - version})
+    with pytest.raises(DamagedError, match="another format than its manifest needs"):
+        decode(other)
+
+
+@pytest.mark.parametrize("version", [0, -1, 1.0, True, "1", None])
+def test_what_is_no_format_is_damage(version):
+    with pytest.raises(DamagedError, match="lacks its format"):
+        decode(to_doc(SAMPLE, format=version))
+
+
+@pytest.mark.parametrize("version", [3, 4, 1 << 40])
 def test_a_newer_format_is_not_damage(version):
     doc = to_doc(SAMPLE, format=version)
     for found in (doc, dataclasses.replace(doc, fields={"format": version, "else": 1})):

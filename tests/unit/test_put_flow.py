@@ -426,7 +426,7 @@ def test_a_stripped_document_of_its_own_is_written_over(model, context, parent):
 
 
 def test_a_document_of_a_newer_version_is_left_alone(model, context, parent):
-    newer = Doc(doc(1), parent.fields | {"format": 2}, 1, 1)
+    newer = Doc(doc(1), parent.fields | {"format": 3}, 1, 1)
     model.place(newer)
     with pytest.raises(UnsupportedFormatError):
         put(model, make_context(), 1, None, {"a": "one", "b": "old"})
