@@ -424,7 +424,8 @@ class _Attempts:
             elif len(value.frame) <= self.context.inline_max_bytes:
                 small.append((channel, value))
             else:
-                place = FrameRef(value.k, len(value.frame), attempt=attempt, crc32c=frames.crc32c(value.frame))
+                crc32c = frames.crc32c(value.frame)
+                place = FrameRef(value.k, len(value.frame), attempt=attempt, crc32c=crc32c, format=value.format)
                 layout.channels[channel] = self._ref(channel, value, place)
                 blob = self.request.blob(keys.enc(channel, "channel"), attempt)
                 layout.uploads.append(self.context.upload(blob, value.frame))
@@ -432,7 +433,14 @@ class _Attempts:
         shared = bytearray(b"" if packed else layout.inner)
         for channel, value in small:
             stored = len(value.frame)
-            place = FrameRef(value.k, stored, at=len(shared), attempt=attempt if packed else None, packed=packed)
+            place = FrameRef(
+                value.k,
+                stored,
+                at=len(shared),
+                attempt=attempt if packed else None,
+                packed=packed,
+                format=value.format,
+            )
             layout.channels[channel] = self._ref(channel, value, place)
             shared += value.frame
         if not packed:

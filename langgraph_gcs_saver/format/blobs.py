@@ -20,7 +20,7 @@ from typing import Any
 from langgraph_gcs_saver.engine.effects import Doc, Fields
 from langgraph_gcs_saver.format import frames, keys, seals
 from langgraph_gcs_saver.format.checks import natural, require, typed
-from langgraph_gcs_saver.format.common_bytes import same_from
+from langgraph_gcs_saver.format.common_bytes import same_after
 from langgraph_gcs_saver.format.frames import Codec
 from langgraph_gcs_saver.format.manifest import FORMAT, DamagedError, Serialized, Stub, stub_of
 from langgraph_gcs_saver.portable import PortableSerializer, Stored
@@ -269,7 +269,7 @@ def _has_mark(data: bytes, without: bytes | None) -> bool:
     if without is None or len(data) <= 2 * _AROUND:
         return _MARK.search(data) is not None
     # A value that grew differs at its beginning, which may have a list's length, and at its end.
-    same = same_from(_AROUND, data, without)
+    same = _AROUND + same_after(data, _AROUND, without, _AROUND)
     return _MARK.search(data, 0, 2 * _AROUND) is not None or _MARK.search(data, same - _AROUND) is not None
 
 

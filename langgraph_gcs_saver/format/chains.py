@@ -14,8 +14,8 @@ from datetime import timedelta
 
 from langgraph_gcs_saver.format.blobs import digests_in
 from langgraph_gcs_saver.format.digests import Digested
-from langgraph_gcs_saver.format.frames import Codec, resembles
-from langgraph_gcs_saver.format.manifest import ChannelRef, FrameRef, Serialized
+from langgraph_gcs_saver.format.frames import Codec
+from langgraph_gcs_saver.format.manifest import FORMAT, ChannelRef, FrameRef, Serialized
 from langgraph_gcs_saver.records import record
 
 MAX_FRAMES = 12
@@ -31,6 +31,9 @@ OUTWEIGH = 1.5
 
 _WORTH = 0.75
 """Largest incremental frame, as a share of a full one: a smaller gain is not worth a longer chain."""
+
+_SIMILAR = 2
+"""New bytes that resemble those near them take this many times fewer bytes than others, as a rule."""
 
 _GREGORIAN_TICKS = 0x01B21DD213814000
 """100-nanosecond ticks from 1582-10-15, where UUIDs begin, to 1970-01-01 (RFC 9562, section 5.1)."""
@@ -65,6 +68,7 @@ class Encoded:
         links: The frames that it builds on, base first.
         k: The version's number, counted from the base.
         blobs: Digests of the blobs that the value names.
+        format: Lowest version of the format whose readers can decode the frame.
     """
 
     type: str
@@ -73,6 +77,7 @@ class Encoded:
     links: tuple[FrameRef, ...]
     k: int
     blobs: tuple[str, ...] = ()
+    format: int = FORMAT
 
 
 def encode(
@@ -97,11 +102,12 @@ def encode(
         index = _choose(earlier)
     if earlier is not None and index is not None:
         base = earlier.values[index]
-        if base is not None and resembles(value.data, base.data):
-            frame = codec.encode(value.data, base.data)
-            links = earlier.links[: index + 1]
-            if _pays(links, frame, size):
-                return Encoded(value.type, digested, frame, links, earlier.links[-1].k + 1, listed)
+        links = earlier.links[: index + 1]
+        increment = None if base is None else codec.increment(value.data, base.data)
+        if increment is not None and _may_pay(links, increment.new_bytes, size):
+            frame, k = codec.encode_increment(increment), earlier.links[-1].k + 1
+            if _pays(links, len(frame), size):
+                return Encoded(value.type, digested, frame, links, k, listed, increment.format)
     frame = codec.encode(value.data) if value.data else b""
     return Encoded(value.type, digested, frame, (), 0, listed)
 
@@ -142,12 +148,20 @@ def _choose(earlier: Earlier) -> int | None:
     return max([i for i in at_hand if earlier.links[i].k == wanted] or at_hand, default=None)
 
 
-def _pays(links: tuple[FrameRef, ...], frame: bytes, size: int) -> bool:
+def _may_pay(links: tuple[FrameRef, ...], new_bytes: int, size: int) -> bool:
+    """Whether a frame may pay, judged by the bytes that it compresses.
+
+    They have the same share of a full frame as of the value, or much less if the dictionary has similar ones.
+    """
+    return new_bytes == size or _pays(links, links[0].stored * new_bytes // (_SIMILAR * (links[0].size or 1)), size)
+
+
+def _pays(links: tuple[FrameRef, ...], frame: int, size: int) -> bool:
     base = links[0]
     full = base.stored * size / (base.size or 1)  # an estimate: compressing the value again would cost what it saves
-    increments = sum(link.stored for link in links[1:]) + len(frame)
+    increments = sum(link.stored for link in links[1:]) + frame
     return (
         increments <= OUTWEIGH * base.stored
-        and len(frame) <= _WORTH * full
+        and frame <= _WORTH * full
         and base.stored + increments <= _READ * full
     )

@@ -1,36 +1,40 @@
-"""The lengths of the common beginning and end of two large values, found without copying the values."""
+"""The bytes that two large values have in common from given positions on, found without copying the values."""
 
 from __future__ import annotations
 
-_BLOCK = 64 << 10
+_STEP = 4 << 10
 
 
-def same_from(at: int, one: bytes, other: bytes) -> int:
-    """The first position from `at` on where two values differ."""
-    view, end = memoryview(other), min(len(one), len(other))
-    step = _BLOCK
-    while at < end and step:
-        step = min(step, end - at)
-        # `bytes.startswith` compares without a copy.
-        if one.startswith(view[at : at + step], at):
-            at += step
-        elif step == 1:
-            break
-        else:
-            end, step = at + step - 1, step // 2
-    return at
-
-
-def same_to_end(most: int, one: bytes, other: bytes) -> int:
-    """How many bytes two values have in common at their ends; at most `most`."""
-    view, found, step = memoryview(other), 0, _BLOCK
+def same_after(one: bytes, at: int, other: bytes, from_: int) -> int:
+    """How many bytes are the same from position `at` of one value and `from_` of the other on."""
+    view, most = memoryview(other), min(len(one) - at, len(other) - from_)
+    found, step = 0, _STEP
+    grows = True
     while found < most and step:
         step = min(step, most - found)
-        end = len(other) - found
-        if one.endswith(view[end - step : end], 0, len(one) - found):
+        # `bytes.startswith` compares without a copy.
+        if one.startswith(view[from_ + found : from_ + found + step], at + found):
             found += step
+            step = 2 * step if grows else step
         elif step == 1:
             break
         else:
-            most, step = found + step - 1, step // 2
+            most, step, grows = found + step - 1, step // 2, False
+    return max(found, 0)
+
+
+def same_before(one: bytes, at: int, other: bytes, from_: int, most: int) -> int:
+    """How many bytes are the same before position `at` of one value and `from_` of the other; at most `most`."""
+    view, found, step = memoryview(other), 0, _STEP
+    grows = True
+    while found < most and step:
+        step = min(step, most - found)
+        end = from_ - found
+        if one.endswith(view[end - step : end], 0, at - found):
+            found += step
+            step = 2 * step if grows else step
+        elif step == 1:
+            break
+        else:
+            most, step, grows = found + step - 1, step // 2, False
     return found

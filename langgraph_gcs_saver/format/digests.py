@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 
-from langgraph_gcs_saver.format.common_bytes import same_from
+from langgraph_gcs_saver.format.common_bytes import same_after
 from langgraph_gcs_saver.records import record
 
 BLOCK_BYTES = 32 << 10
@@ -47,7 +47,7 @@ class Digested:
             return cls(data, hashlib.sha256(data).hexdigest())
         known, other = (b"", b"") if like is None else (like.leaves, like.data)
         # Usually only the first and the last few blocks differ: one comparison covers those between.
-        rest = same_from(BLOCK_BYTES, data, other) // BLOCK_BYTES if known else 1
+        rest = 1 + same_after(data, BLOCK_BYTES, other, BLOCK_BYTES) // BLOCK_BYTES if known else 1
         view, before = memoryview(data), memoryview(other)
 
         def leaf(number: int) -> bytes:

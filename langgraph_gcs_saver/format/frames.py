@@ -61,7 +61,8 @@ attacker with write access could put the ciphertext of such a value in the place
 """
 
 _PLACE_BYTES = 32
-_CLEAR_MARKS = (zstandard.FRAME_HEADER, splices.MARK)
+_SPLICES = (splices.MARK, splices.FIRST_MARK)
+_CLEAR_MARKS = (zstandard.FRAME_HEADER, *_SPLICES)
 
 Place = tuple[str, str]
 """The place of an envelope: the name of a document below the root, and the name of one of its fields."""
@@ -117,6 +118,47 @@ class Decoding:
 
 
 @record(frozen=True, slots=True)
+class Increment:
+    """A value as a change of its base, before it is compressed.
+
+    Attributes:
+        plain: The value.
+        base: The earlier value.
+        splice: What is copied from the base; `None` if all of it is the dictionary.
+    """
+
+    plain: bytes
+    base: bytes
+    splice: splices.Splice | None
+
+    @property
+    def new_bytes(self) -> int:
+        """Bytes of the value that are compressed, and not copied."""
+        return len(self.plain) - (0 if self.splice is None else self.splice.copied)
+
+    @property
+    def format(self) -> int:
+        """Lowest version of the stored format whose readers can decode it."""
+        return 1 if self.splice is None else splices.FORMAT
+
+    @classmethod
+    def of(cls, plain: bytes, base: bytes) -> Increment:
+        return cls(plain, base, splices.find(plain, base))
+
+    def is_worth_its_time(self) -> bool:
+        """Whether compressing it takes less time than a full frame does, or probably makes a much smaller frame."""
+        if self.splice is not None:
+            return True
+        return len(self.base) < _SMALL_BASE_BYTES and resembles(self.plain, self.base)
+
+    def encode(self, level: int) -> bytes:
+        if self.splice is None:
+            return _compress(self.plain, self.base, level)
+        splice = self.splice
+        return splice.header + _compress(splice.literal(self.plain), splice.dictionary(self.base), level)
+
+
+@record(frozen=True, slots=True)
 class Codec:
     """Encodes serialized values as stored frames, and decodes stored frames.
 
@@ -153,7 +195,23 @@ class Codec:
         self.refuse_large(len(plain), least)
         if base is None or self.level is None:
             return self._encrypt(self._full(plain))
-        return self._encrypt(_increment(plain, base, self.level))
+        return self._encrypt(Increment.of(plain, base).encode(self.level))
+
+    def increment(self, plain: bytes, base: bytes) -> Increment | None:
+        """The change from `base` to `plain`; `None` if a full frame is better, as far as can be seen without making one.
+
+        Raises:
+            ValueTooLargeError: `plain` is larger than `max_bytes`.
+        """
+        self.refuse_large(len(plain))
+        if self.level is None:
+            return None
+        found = Increment.of(plain, base)
+        return found if found.is_worth_its_time() else None
+
+    def encode_increment(self, increment: Increment) -> bytes:
+        """Make the incremental frame of a value. The codec must compress."""
+        return self._encrypt(increment.encode(self.level or 0))
 
     def encode_envelope(self, plain: bytes, place: Place) -> bytes:
         """Make the frame of an envelope in a document; with a cipher, bind it to its place.
@@ -196,7 +254,7 @@ class Codec:
     def begin(self, stored: bytes, size: int, base: bytes | None = None, *, least: int = 0, name: str = "") -> Decoding:
         """Like `decode`, without the last step, which allocates the value. A caller may drop the base first."""
         frame = self._decrypted(stored, name)
-        if base is not None and frame[:1] == splices.MARK:
+        if base is not None and frame.startswith(_SPLICES):
             return self._begin_splice(frame, size, base, least)
         _check_size(frame, lambda found: found == size)
         self.refuse_large(size, least)
@@ -204,14 +262,14 @@ class Codec:
 
     def _begin_splice(self, frame: bytes, size: int, base: bytes, least: int) -> Decoding:
         try:
-            splice, at = splices.parse(frame, len(base))
+            splice = splices.parse(frame, size, len(base))
         except ValueError as error:
             raise FrameError(str(error)) from None
-        literal = size - splice.copied
-        _check_size(frame[at:], lambda found: found == literal)
+        rest, literal = frame[len(splice.header) :], size - splice.copied
+        _check_size(rest, lambda found: found == literal)
         self.refuse_large(size, least)
         decompressor = _decompressor_on(splice.dictionary(base), literal)
-        return Decoding(lambda: splice.join(_decompress(frame[at:], decompressor), base), needs_base=True)
+        return Decoding(lambda: splice.join(_decompress(rest, decompressor), base), needs_base=True)
 
     def decode_bounded(self, stored: bytes, max_bytes: int = ENVELOPE_MAX_BYTES) -> bytes:
         """The value in a full frame, of at most `max_bytes`. For an envelope, call `decode_envelope`.
@@ -342,7 +400,7 @@ def is_encrypted(stored: bytes) -> bool:
 
 def begins_like_a_frame(stored: bytes) -> bool:
     """Whether bytes may be one or more frames, as far as their beginning shows without a key."""
-    if stored.startswith((_CIPHER_MARK, splices.MARK)):
+    if stored.startswith((_CIPHER_MARK, *_SPLICES)):
         return True
     try:
         _check_size(stored, lambda size: size != zstandard.CONTENTSIZE_UNKNOWN)
@@ -390,13 +448,6 @@ def _compressor(level: int, small: bool) -> zstandard.ZstdCompressor:
 
 def _raw(base: bytes) -> zstandard.ZstdCompressionDict:
     return zstandard.ZstdCompressionDict(base, dict_type=zstandard.DICT_TYPE_RAWCONTENT)
-
-
-def _increment(plain: bytes, base: bytes, level: int) -> bytes:
-    splice = splices.find(plain, base)
-    if splice is None:
-        return _compress(plain, base, level)
-    return splice.to_bytes() + _compress(splice.literal(plain), splice.dictionary(base), level)
 
 
 def _compress(plain: bytes, base: bytes, level: int) -> bytes:

@@ -327,6 +327,8 @@ def _values(manifest: Manifest) -> dict[str, ChannelRef]:
 
 def _frame_to_json(ref: FrameRef) -> dict[str, Any]:
     found: dict[str, Any] = {"k": ref.k}
+    if ref.format != FORMAT:
+        found["v"] = ref.format
     if ref.owner is not None:
         found["in"] = ref.owner
     found["stored"] = ref.stored
@@ -339,8 +341,6 @@ def _frame_to_json(ref: FrameRef) -> dict[str, Any]:
     if ref.digest is not None:
         found["size"] = ref.size
         found["digest"] = ref.digest
-    if ref.format != FORMAT:
-        found["format"] = ref.format
     return found
 
 
@@ -410,7 +410,7 @@ def _frame_from_json(found: dict[str, Any]) -> FrameRef:
         crc32c=None if crc32c is None else _text(crc32c),
         size=None if size is None else _natural(size),
         digest=None if size is None else _digest(found["digest"], DIGEST_DIGITS),
-        format=_natural(found["format"]) if "format" in found else FORMAT,
+        format=_natural(found["v"]) if "v" in found else FORMAT,
     )
 
 

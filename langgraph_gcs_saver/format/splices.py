@@ -1,127 +1,278 @@
-"""Splices: the bytes that a value shares with its base at both ends are copied, and only the rest is compressed.
+"""Splices: what a value shares with its base is copied, and only the rest, the literal, is compressed.
 
-State usually grows at its end. In a chat of 800 KB, a step changes the number of messages in the first bytes and adds
-a message. zstd would index the whole base to find that out. It is much faster to compare the two, and to compress the
-new message with the bytes near it as the dictionary (`docs/explanation/design/006-splices.md`).
+State usually changes in few places: a message is added or edited, a file is replaced, the oldest messages are left out.
+zstd would index the whole base to find that out. It is much faster to compare the two, and to compress the literal with
+the bytes near the changes as the dictionary (`docs/explanation/design/028-edits.md`).
 """
 
 from __future__ import annotations
 
-from langgraph_gcs_saver.format.common_bytes import same_from, same_to_end
+from collections.abc import Iterator, Sequence
+
+from langgraph_gcs_saver.format.common_bytes import same_after, same_before
 from langgraph_gcs_saver.records import record
 
-MARK = b"\x02"
-"""First byte of a splice; a zstd frame begins with 0x28."""
+MARK, FIRST_MARK = b"\x04", b"\x02"
+"""First byte of a splice, and of one as version 1 of the format has it. A zstd frame begins with 0x28."""
 
 MIN_BYTES = 64 << 10
 """Smallest base and value to splice, in bytes. Below that, indexing the whole base takes hardly any time."""
 
-HEAD_BYTES = 16
-"""Bytes at the beginning that may differ: a list's length precedes it, and the rest may be the same as before."""
+MAX_COPIES = 4096
+"""Most copies of a splice. A parsed splice takes less than 1 MiB of memory."""
 
-NEAR_BYTES, NEAR_SHARE = 16 << 10, 100
-"""The size of the dictionary, which is the part of the base just before the change.
+ANCHOR_BYTES = 64
+"""Bytes that are searched for to find the base's next common bytes, and thus the shortest copy.
 
-It is `NEAR_BYTES`, or the square of the literal's size divided by `NEAR_SHARE` if that is more. A text usually occurs
-again near its last occurrence. A frame that builds on a version five steps back has a literal five times as large. Such
-frames are made a fifth as often (`chains`), and are most of what is stored. So they get a larger dictionary, although
-it takes more time.
+`bytes.find` passes over several GB a second with that length, and boilerplate of messages is hardly ever as long.
+"""
+
+FORMAT = 2
+"""Version of the stored format that has the splices that are written."""
+
+_WINDOW_BYTES, _WINDOW_SHARE = 2 << 10, 8
+"""Where an anchor is searched for: so many bytes of the base, and as many times the anchor's distance more."""
+
+_STEP_BYTES = 1 << 10
+"""What an anchor counts as work, besides the bytes that are searched. It takes about as long as to search these."""
+
+_NEAR_BYTES, _NEAR_SHARE, _NEAR_TIMES, _NEAR_MAX = 16 << 10, 100, 64, 4 << 20
+"""The size of the dictionary.
+
+It is `_NEAR_BYTES`, or the square of the literal's size divided by `_NEAR_SHARE` if that is more, and at most
+`_NEAR_TIMES` the literal and `_NEAR_MAX`. A text usually occurs again near its last occurrence. A frame that builds on a
+version five steps back has a literal five times as large. Such frames are made a fifth as often (`chains`), and are
+most of what is stored. So they get a larger dictionary, although it takes more time.
 """
 
 
 @record(frozen=True, slots=True)
-class Splice:
-    """How to build a value from its base and the literal, a few bytes of the value's own.
-
-    The value is the literal's first `head` bytes, the base from `head` to `end`, the rest of the literal, and the last
-    `tail` bytes of the base.
+class Copy:
+    """A part of the base that the value has too.
 
     Attributes:
-        head: Bytes of the literal before the first copy.
-        end: Position in the base where the first copy ends.
-        tail: Length of the second copy.
-        near: Position in the base where the dictionary begins. It ends where the second copy begins.
+        literal: Bytes of the literal that precede it in the value, after the copy before it.
+        start: Position in the base where it begins: not before the end of the copy before it.
+        end: Position in the base where it ends.
     """
 
-    head: int
+    literal: int
+    start: int
     end: int
-    tail: int
-    near: int
+
+
+@record(frozen=True, slots=True)
+class Splice:
+    """How to build a value from its base and the literal.
+
+    Attributes:
+        copies: What is copied from the base. The rest of the literal follows the last copy.
+        parts: Start and end of the parts of the base that make up the dictionary of the literal.
+        header: The bytes that precede the literal's frame.
+    """
+
+    copies: Sequence[Copy]
+    parts: Sequence[tuple[int, int]]
+    header: bytes
 
     @property
     def copied(self) -> int:
         """Bytes of the value that are copied from the base."""
-        return self.end - self.head + self.tail
+        return sum([copy.end - copy.start for copy in self.copies])
 
     def literal(self, plain: bytes) -> bytes:
         """The bytes of a value that are not copied."""
-        return plain[: self.head] + plain[self.end : len(plain) - self.tail]
+        view, found, at = memoryview(plain), list[memoryview](), 0
+        for copy in self.copies:
+            found.append(view[at : at + copy.literal])
+            at += copy.literal + copy.end - copy.start
+        return b"".join((*found, view[at:]))
 
     def dictionary(self, base: bytes) -> bytes:
         """The bytes of the base that the literal is compressed with."""
-        return base[self.near : len(base) - self.tail]
+        view = memoryview(base)
+        return b"".join([view[start:end] for start, end in self.parts])
 
     def join(self, literal: bytes, base: bytes) -> bytes:
         """The value, built from the literal and the base."""
-        copies = memoryview(base)
-        return b"".join(
-            (
-                literal[: self.head],
-                copies[self.head : self.end],
-                literal[self.head :],
-                copies[len(base) - self.tail :],
-            )
-        )
-
-    def to_bytes(self) -> bytes:
-        """The mark and the four numbers, which precede the literal's frame."""
-        return MARK + b"".join(map(_pack, (self.head, self.end, self.tail, self.near)))
+        rest, source, found, at = memoryview(literal), memoryview(base), list[memoryview](), 0
+        for copy in self.copies:
+            found += (rest[at : at + copy.literal], source[copy.start : copy.end])
+            at += copy.literal
+        return b"".join((*found, rest[at:]))
 
 
 def find(plain: bytes, base: bytes) -> Splice | None:
-    """How to splice a value; `None` unless the value and its base are large and share more than half of the value."""
+    """How to splice a value; `None` unless the value and its base are large and share more than half of the value.
+
+    It compares each byte of the value about once. To find where the base continues after a change, it searches at most
+    twice the bytes of both, and 1 MiB.
+    """
     if min(len(plain), len(base)) < MIN_BYTES:
         return None
-    head = 0 if plain[:HEAD_BYTES] == base[:HEAD_BYTES] else HEAD_BYTES
-    end = same_from(head, plain, base)
-    tail = same_to_end(min(len(plain), len(base)) - end, plain, base)
-    literal = len(plain) - end - tail + head
-    near = max(NEAR_BYTES, literal * literal // NEAR_SHARE)
-    return Splice(head, end, tail, max(0, end - near)) if 2 * literal < len(plain) else None
+    copies, at = list[Copy](), 0
+    for place, start, size in _Search(plain, base).matches():
+        copies.append(Copy(place - at, start, start + size))
+        at = place + size
+    gaps = [*(copy.literal for copy in copies), len(plain) - at]
+    literal = sum(gaps)
+    if 2 * literal >= len(plain):
+        return None
+    near = max(_NEAR_BYTES, min(literal * literal // _NEAR_SHARE, _NEAR_TIMES * literal, _NEAR_MAX))
+    nears = [(near * gap // literal).bit_length() if gap else 0 for gap in gaps]
+    return Splice(copies, _parts(copies, nears, len(base)), _header(copies, nears))
 
 
-def parse(stored: bytes, base_size: int) -> tuple[Splice, int]:
-    """Parse a splice on a base of `base_size` bytes, and find where the literal's frame begins.
+class _Search:
+    """The search for what a value and its base have in common, in the order of both.
+
+    Attributes:
+        left: Bytes of the base that may still be searched.
+    """
+
+    def __init__(self, plain: bytes, base: bytes) -> None:
+        self.plain = plain
+        self.base = base
+        self.left = (len(plain) + len(base)) // 8 + (1 << 20)
+
+    def matches(self) -> Iterator[tuple[int, int, int]]:
+        """The position of each common part in the value and in the base, and its size."""
+        plain, base = self.plain, self.base
+        at = start = 0
+        for _ in range(MAX_COPIES - 1):
+            found = self._next(at, start)
+            if found is None:
+                break
+            yield found
+            self.left += found[2]
+            at, start = found[0] + found[2], found[1] + found[2]
+        size = same_before(plain, len(plain), base, len(base), min(len(plain) - at, len(base) - start))
+        if size >= ANCHOR_BYTES:
+            yield len(plain) - size, len(base) - size, size
+
+    def _next(self, at: int, start: int) -> tuple[int, int, int] | None:
+        """The next common part from two positions on; `None` if there is none, or too much was searched."""
+        distance = 0
+        while self.left > 0 and start < len(self.base):
+            place = at + distance
+            anchor = self.plain[place : place + ANCHOR_BYTES]
+            if len(anchor) < ANCHOR_BYTES:
+                break
+            found = self._find(anchor, place, at, start)
+            if found >= 0:
+                before = same_before(self.plain, place, self.base, found, min(distance, found - start))
+                size = before + same_after(self.plain, place, self.base, found)
+                return place - before, found - before, size
+            distance = 2 * distance or ANCHOR_BYTES // 4
+        return None
+
+    def _find(self, anchor: bytes, place: int, at: int, start: int) -> int:
+        """Where the base has an anchor, from `start` on; -1 if it is not found.
+
+        It is usually where nothing, or everything that the value is longer, lies between.
+        """
+        for shift in (start - at, len(self.base) - len(self.plain)):
+            if place + shift >= start and self.base.startswith(anchor, place + shift):
+                return place + shift
+        end = min(start + _WINDOW_BYTES + _WINDOW_SHARE * (place - at), len(self.base), start + self.left)
+        self.left -= _STEP_BYTES + end - start
+        return self.base.find(anchor, start, end)
+
+
+def _parts(copies: Sequence[Copy], nears: Sequence[int], base_size: int) -> list[tuple[int, int]]:
+    """The parts of the base that make up the dictionary: before each change, and what the change replaces.
+
+    Each is at most as long before and after the end of the last copy as the number `near` says: 0 is none, and other
+    numbers are powers of two.
+    """
+    found, done, end = list[tuple[int, int]](), 0, 0
+    for at, near in enumerate(nears):
+        size = 1 << near if near else 0
+        part = max(done, end - size), min(base_size, end + size)
+        if part[0] < part[1]:
+            found.append(part)
+            done = part[1]
+        end = copies[at].end if at < len(copies) else base_size
+    return found
+
+
+def _header(copies: Sequence[Copy], nears: Sequence[int]) -> bytes:
+    end, numbers = 0, [len(copies)]
+    for copy, near in zip(copies, nears, strict=False):
+        numbers += (copy.literal, near, copy.start - end, copy.end - copy.start)
+        end = copy.end
+    return MARK + b"".join(map(_pack, (*numbers, nears[-1])))
+
+
+def parse(stored: bytes, size: int, base_size: int) -> Splice:
+    """Parse the splice of a value of `size` bytes on a base of `base_size` bytes.
 
     Raises:
-        ValueError: The bytes are not a splice, or it copies bytes that the base does not have.
+        ValueError: The bytes are not a splice, or it copies bytes that the base or the value does not have.
     """
-    at = len(MARK)
-    numbers = []
-    for _ in range(4):
-        number, at = _unpack(stored, at)
-        numbers.append(number)
-    found = Splice(*numbers)
-    room = base_size - found.tail
-    if not (found.head <= found.end <= room and found.near <= room):
+    numbers = _Numbers(stored, len(MARK))
+    splice = _parse_first(numbers, size, base_size) if stored[:1] == FIRST_MARK else _parse(numbers, base_size)
+    if sum([copy.literal for copy in splice.copies]) + splice.copied > size:
+        raise ValueError("a splice that makes a larger value")
+    return splice
+
+
+def _parse(numbers: _Numbers, base_size: int) -> Splice:
+    count = numbers.next()
+    if count > MAX_COPIES:
+        raise ValueError("a splice of too many copies")
+    copies, nears, end = list[Copy](), list[int](), 0
+    for _ in range(count):
+        literal, near, skipped, size = [numbers.next() for _ in range(4)]
+        copies.append(Copy(literal, end + skipped, end + skipped + size))
+        nears.append(near)
+        end += skipped + size
+    nears.append(numbers.next())
+    if end > base_size or max(nears) > _MAX_NEAR:
         raise ValueError("a splice that its base does not allow")
-    return found, at
+    return Splice(copies, _parts(copies, nears, base_size), numbers.read)
+
+
+def _parse_first(numbers: _Numbers, size: int, base_size: int) -> Splice:
+    """Parse a splice of version 1: a copy of the beginning, one of the end, and a dictionary that ends there."""
+    head, end, tail, near = [numbers.next() for _ in range(4)]
+    rest = base_size - tail
+    literal = size - (end - head) - tail
+    if not (head <= end <= rest and near <= rest and head <= literal):
+        raise ValueError("a splice that its base does not allow")
+    copies = Copy(head, head, end), Copy(literal - head, rest, base_size)
+    return Splice(copies, [(near, rest)], numbers.read)
+
+
+_MAX_NEAR = 63
+
+
+class _Numbers:
+    """Numbers in LEB128: seven bits per byte, lowest first. Every byte except the last has its highest bit set."""
+
+    def __init__(self, stored: bytes, at: int) -> None:
+        self._stored = stored
+        self._at = at
+
+    @property
+    def read(self) -> bytes:
+        """What was read so far."""
+        return self._stored[: self._at]
+
+    def next(self) -> int:
+        number = 0
+        for place, byte in enumerate(self._stored[self._at : self._at + 9]):
+            number |= (byte & 0x7F) << (7 * place)
+            if byte < 0x80:
+                self._at += place + 1
+                return number
+        raise ValueError("a number that does not end")
 
 
 def _pack(number: int) -> bytes:
-    """A number as LEB128: seven bits per byte, lowest first. Every byte except the last has its highest bit set."""
     found = bytearray()
     while number > 0x7F:
         found.append(0x80 | number & 0x7F)
         number >>= 7
     found.append(number)
     return bytes(found)
-
-
-def _unpack(stored: bytes, at: int) -> tuple[int, int]:
-    number = 0
-    for place, byte in enumerate(stored[at : at + 9]):
-        number |= (byte & 0x7F) << (7 * place)
-        if byte < 0x80:
-            return number, at + place + 1
-    raise ValueError("a number that does not end")

@@ -340,7 +340,7 @@ class Reader:
         self.met["root"] += self.documents.get(f"lg_threads/{thread_segment}", found).fields.get("root") is True
         self.met["former runs"] += "former_runs" in fields
         try:
-            needed = max((f.get("format", 1) for ref in head["channels"].values() for f in ref["chain"]), default=1)
+            needed = max((f.get("v", 1) for ref in head["channels"].values() for f in ref["chain"]), default=1)
             damaged_unless(fields["format"] == needed, "a format that is not the needed one")
             return self.manifest(thread_segment, ns_segment, checkpoint_id, head, tail)
         except (KeyError, TypeError, ValueError) as error:
