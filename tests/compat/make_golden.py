@@ -251,6 +251,36 @@ def spliced(maker):
         maker.put(saver, place, 4, {"lines": lines[1:]}, parent=3)
 
 
+def edited(maker):
+    """Values that change in several places: edited, in front, a window, parts in another order, and several steps back."""
+    for ns, cipher in (("", None), ("encrypted", XorCipher())):
+        place, rng = ("edited", ns), random.Random(19)
+        saver = maker.saver(cipher=cipher, inline_max_bytes=8192)
+        lines = [f"{number}: {text(rng, 4)}" for number in range(2500)]
+
+        def put(number, saver=saver, place=place, lines=lines):
+            maker.put(saver, place, number, {"lines": list(lines), "n": number}, parent=number - 1 or None)
+
+        put(1)
+        lines[700:702] = [text(rng, 20)]
+        lines[1500:1500] = [text(rng, 9), text(rng, 11)]
+        put(2)
+        lines[:0] = [text(rng, 20)]
+        lines.append(text(rng, 20))
+        put(3)
+        del lines[:300]
+        lines += [text(rng, 20), text(rng, 20)]
+        put(4)
+        lines[200:300], lines[1800:1900] = lines[1800:1900], lines[200:300]
+        put(5)
+        for at in range(50, 2000, 150):
+            lines[at] = text(rng, 6)
+        put(6)
+        for number in range(7, 13):
+            lines[100 * number] = text(rng, 15)
+            put(number)
+
+
 def two_processes(maker):
     """Two writers in turn, which know only what they wrote or read themselves; frames build on other versions."""
     place, rng = ("two processes", ""), random.Random(2)
@@ -679,6 +709,9 @@ COORDINATED = (sagas, teams)
 
 BLOBS = (blobs,)
 """What is in the golden store of blobs."""
+
+EDITED = (edited,)
+"""What is in the golden store of splices of version 2, whose checkpoints state both versions of the format."""
 
 FOLDED = (folded, bound)
 """Scenarios of the golden store with folded names of objects."""

@@ -13,7 +13,7 @@ import sqlite3
 from collections import Counter
 from contextlib import closing
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from pathlib import Path
 from urllib.parse import unquote_to_bytes
 
@@ -213,7 +213,7 @@ class Reader:
         return self.decompressed(self.payload(stored)[0], accept, base)
 
     def decompressed(self, stored, accept, base=None):
-        if base is not None and stored[:1] == b"\x02":
+        if base is not None and stored[:1] in {b"\x02", b"\x04"}:
             return self.splice(stored, accept, base)
         try:
             header = zstandard.get_frame_parameters(stored)
@@ -230,18 +230,45 @@ class Reader:
     # 7.4
 
     def splice(self, stored, accept, base):
-        self.met["splice"] += 1
-        at, numbers = 1, []
-        while len(numbers) < 4:
+        at = 1
+
+        def number():
+            nonlocal at
             length = next((n for n in range(1, 10) if stored[at + n - 1 : at + n] < b"\x80"), 0)
             damaged_unless(length and at + length <= len(stored), "a splice that is cut off")
-            numbers.append(sum((byte & 127) << 7 * n for n, byte in enumerate(stored[at : at + length])))
             at += length
-        head, end, tail, near = numbers
+            return sum((byte & 127) << 7 * n for n, byte in enumerate(stored[at - length : at]))
+
+        if stored[:1] == b"\x04":
+            self.met["splice of version 2"] += 1
+            count = number()
+            damaged_unless(count <= 4096, "a splice of too many copies")
+            gaps = [tuple(number() for _ in range(4)) for _ in range(count)]
+            self.met["most copies"] = max(self.met["most copies"], count)
+            last = number()
+            damaged_unless(max([last, *(near for _, near, _, _ in gaps)]) <= 63, "a dictionary that is too large")
+            copied = sum(size for *_, size in gaps)
+            ends = list(accumulate((skipped + size for _, _, skipped, size in gaps), initial=0))
+            damaged_unless(ends[-1] <= len(base), "a splice of something else")
+            dictionary, done = b"", 0
+            for end, near in zip(ends, [*(near for _, near, _, _ in gaps), last], strict=True):
+                if near:
+                    dictionary += base[max(done, end - 2**near) : end + 2**near]
+                    done = max(done, min(len(base), end + 2**near))
+            literal = self.decompressed(stored[at:], lambda size: accept(size + copied), dictionary)
+            damaged_unless(sum(gap[0] for gap in gaps) <= len(literal), "a literal that is too short")
+            value, taken = b"", 0
+            for (put, _, _, size), end in zip(gaps, ends[1:], strict=True):
+                value += literal[taken : taken + put] + base[end - size : end]
+                taken += put
+            return value + literal[taken:]
+        self.met["splice"] += 1
+        head, end, tail, near = (number() for _ in range(4))
         rest = len(base) - tail
         damaged_unless(head <= end <= rest and near <= rest, "a splice of something else")
         copied = end - head + tail
         literal = self.decompressed(stored[at:], lambda size: accept(size + copied), base[near:rest])
+        damaged_unless(head <= len(literal), "a literal that is too short")
         return literal[:head] + base[head:end] + literal[head:] + base[rest:]
 
     # 8

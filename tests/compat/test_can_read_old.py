@@ -17,13 +17,14 @@ from langgraph_gcs_saver.errors import ClearTextError
 from langgraph_gcs_saver.flows import operations, sagas
 from langgraph_gcs_saver.format.dictionary import DICTIONARY
 from langgraph_gcs_saver.format.keys import checkpoint_doc
-from tests.compat.make_golden import BLOBS, BOUND, COORDINATED, FOLDED, cid, make, shown
-from tests.compat.reader import DICTIONARY_SHA256, ClearError, DamageError, Reader, dec, enc, inv
+from tests.compat.make_golden import BLOBS, BOUND, COORDINATED, EDITED, FOLDED, cid, make, shown
+from tests.compat.reader import DICTIONARY_SHA256, ClearError, DamageError, Reader, UnsupportedError, dec, enc, inv
 from tests.compat.xor_cipher import NAME, XorCipher, xor
 
 DATA = Path(__file__).parent / "data"
 GOLDEN, GOLDEN_BOUND, GOLDEN_FOLDED = DATA / "format-1", DATA / "format-1-bound", DATA / "format-1-folded"
 GOLDEN_COORDINATED, GOLDEN_BLOBS = DATA / "format-1-coordinated", DATA / "format-1-blobs"
+GOLDEN_SPLICES = DATA / "format-2-splices"
 FORMAT_MD = Path(__file__).parents[2] / "docs" / "reference" / "format.md"
 SERDE = JsonPlusSerializer()
 
@@ -35,7 +36,8 @@ def store(tmp_path):
 
 
 @pytest.fixture(
-    params=[GOLDEN, GOLDEN_BOUND, GOLDEN_FOLDED, GOLDEN_COORDINATED, GOLDEN_BLOBS], ids=lambda path: path.name
+    params=[GOLDEN, GOLDEN_BOUND, GOLDEN_FOLDED, GOLDEN_COORDINATED, GOLDEN_BLOBS, GOLDEN_SPLICES],
+    ids=lambda path: path.name,
 )
 def each_store(request, tmp_path):
     """A copy of each golden store. They hold values in clear as well as encrypted ones."""
@@ -376,10 +378,8 @@ def test_what_is_written_now_is_what_was_written_then(tmp_path):
     now, then = expected(tmp_path / "new"), expected()
     if now.pop("zstd") == then.pop("zstd"):
         made, golden = tmp_path / "new", shutil.copytree(GOLDEN, tmp_path / "golden")
-        assert in_clear(objects(made)) == in_clear(objects(golden))
-        assert in_clear({row[1].decode(): row for row in rows(made)}) == in_clear(
-            {row[1].decode(): row for row in rows(golden)}
-        )
+        assert in_clear(unspliced(objects(made))) == in_clear(unspliced(objects(golden)))
+        assert in_clear(unspliced(by_name(rows(made)))) == in_clear(unspliced(by_name(rows(golden))))
     # Another zstd compresses to other bytes; what is read is the same.
     assert now == then
     found = by_place(map(seen_by_reader, reader(tmp_path / "new").checkpoints()))
@@ -389,6 +389,15 @@ def test_what_is_written_now_is_what_was_written_then(tmp_path):
 def in_clear(named):
     """What of a golden store no cipher has touched: envelopes were not bound when the first one was made."""
     return {name: one for name, one in named.items() if "encrypted" not in name}
+
+
+def unspliced(named):
+    """What of a golden store of version 1 has the same form now: splices have that of version 2."""
+    return {name: one for name, one in named.items() if "-spliced" not in name}
+
+
+def by_name(found):
+    return {row[1].decode(): row for row in found}
 
 
 def test_what_is_folded_now_is_what_was_folded_then(tmp_path):
@@ -435,8 +444,67 @@ def test_what_is_encrypted_now_is_what_was_encrypted_then(tmp_path):
     make(tmp_path / "new", BOUND)
     now, then = expected(tmp_path / "new"), expected(GOLDEN_BOUND)
     if now.pop("zstd") == then.pop("zstd"):
-        assert objects(tmp_path / "new") == objects(GOLDEN_BOUND)
-        assert rows(tmp_path / "new") == rows(shutil.copytree(GOLDEN_BOUND, tmp_path / "golden"))
+        made, golden = tmp_path / "new", shutil.copytree(GOLDEN_BOUND, tmp_path / "golden")
+        assert unspliced(objects(made)) == unspliced(objects(golden))
+        assert unspliced(by_name(rows(made))) == unspliced(by_name(rows(golden)))
+    assert now == then
+
+
+# Splices of version 2
+
+
+@pytest.fixture
+def with_splices(tmp_path):
+    """A copy of the golden store of splices."""
+    return shutil.copytree(GOLDEN_SPLICES, tmp_path / "golden")
+
+
+def test_the_golden_store_of_splices_has_both_versions(with_splices):
+    independent = reader(with_splices)
+    assert len(independent.checkpoints()) == 24
+    assert independent.met["splice of version 2"] > 50
+    assert independent.met["most copies"] > 10
+    assert independent.met["splice"] == 0
+    formats = [found.fields["format"] for found in independent.checkpoint_documents()]
+    assert formats.count(1) == 2
+    assert formats.count(2) == 22
+
+
+def test_the_independent_reader_notices_every_changed_splice(with_splices):
+    """If the value is another one then: not every byte of the dictionary is referred to."""
+    untouched = reader(with_splices)
+    checked = noticed = 0
+    for one in untouched.checkpoint_documents():
+        whole, frames = untouched.read(one), one.fields.get("frames", b"")
+        for at in {0, 1, 2, 9, len(frames) // 2, len(frames) - 1} if len(frames) > 20 else ():
+            one.fields["frames"] = frames[:at] + bytes([frames[at] ^ 0x11]) + frames[at + 1 :]
+            try:
+                assert untouched.read(one) == whole
+            except (DamageError, UnsupportedError):
+                noticed += 1
+            checked += 1
+        if frames:
+            one.fields["frames"] = frames
+    assert checked > 60
+    assert noticed > 50
+    untouched.checkpoints()
+
+
+def test_a_checkpoint_of_version_2_that_states_1_is_damaged(with_splices):
+    untouched = reader(with_splices)
+    for one in untouched.checkpoint_documents():
+        right, one.fields["format"] = one.fields["format"], 3 - one.fields["format"]
+        with pytest.raises(DamageError, match="not the needed one"):
+            untouched.read(one)
+        one.fields["format"] = right
+
+
+def test_what_is_spliced_now_is_what_was_spliced_then(tmp_path):
+    make(tmp_path / "new", EDITED)
+    now, then = expected(tmp_path / "new"), expected(GOLDEN_SPLICES)
+    if now.pop("zstd") == then.pop("zstd"):
+        assert objects(tmp_path / "new") == objects(GOLDEN_SPLICES)
+        assert rows(tmp_path / "new") == rows(shutil.copytree(GOLDEN_SPLICES, tmp_path / "golden"))
     assert now == then
 
 

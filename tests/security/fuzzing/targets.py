@@ -458,10 +458,15 @@ class Frames(Target):
                 frame = codec._encrypt(mutations.in_frame(rng, plain, lambda data: Codec(3).encode(data, base)))
             case 3:
                 numbers = [rng.choice((*map(abs, mutations.EXTREMES), len(base or b""), len(plain))) for _ in range(4)]
-                splice = b"\x02" + b"".join(map(frames.splices._pack, numbers))
+                mark = rng.choice((b"\x02", b"\x04\1", b"\x04\2" + bytes(4)))
+                end = b"" if mark == b"\x02" else bytes([rng.choice((0, 9, 63, 64))])
                 literal = rng.choice((b"", plain[:100], plain))
-                frame = codec._encrypt(splice + Codec(3).encode(literal))
-                size = rng.choice((size, numbers[1] - numbers[0] + numbers[2] + len(literal)))
+                frame = codec._encrypt(
+                    mark + b"".join(map(frames.splices._pack, numbers)) + end + Codec(3).encode(literal)
+                )
+                size = rng.choice(
+                    (size, numbers[1] - numbers[0] + numbers[2] + len(literal), numbers[3] + len(literal))
+                )
             case 4:
                 size = rng.choice((*mutations.SIZES, (1 << 20) + 1))
                 frame = codec._encrypt(mutations.zeros(size))
