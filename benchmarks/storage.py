@@ -30,7 +30,7 @@ from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
 from benchmarks.chat import messages, talk
 from langgraph_gcs_saver import GCSSaver
-from langgraph_gcs_saver.engine.effects import Commit, Delete, Doc, GetDocs, QueryDocs
+from langgraph_gcs_saver.engine.effects import Commit, Delete, Doc, Docs, GetDocs, QueryDocs
 from langgraph_gcs_saver.engine.runner import run
 from langgraph_gcs_saver.events import CheckpointSaved
 from langgraph_gcs_saver.flows.manifests import read_manifest
@@ -158,8 +158,8 @@ class Nowhere:
     clock: int = 1
     objects: int = field(default=0)
 
-    def get_docs(self, _: GetDocs) -> dict[str, Doc]:
-        return {}
+    def get_docs(self, _: GetDocs) -> Docs:
+        return Docs({}, self.clock)
 
     def query_docs(self, _: QueryDocs) -> list[Doc]:
         return []

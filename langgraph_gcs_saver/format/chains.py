@@ -160,8 +160,4 @@ def _pays(links: tuple[FrameRef, ...], frame: int, size: int) -> bool:
     base = links[0]
     full = base.stored * size / (base.size or 1)  # an estimate: compressing the value again would cost what it saves
     increments = sum(link.stored for link in links[1:]) + frame
-    return (
-        increments <= OUTWEIGH * base.stored
-        and frame <= _WORTH * full
-        and base.stored + increments <= _READ * full
-    )
+    return increments <= OUTWEIGH * base.stored and frame <= _WORTH * full and base.stored + increments <= _READ * full

@@ -143,6 +143,7 @@ class Increment:
 
     @classmethod
     def of(cls, plain: bytes, base: bytes) -> Increment:
+        """The change from `base` to `plain`, whether or not it is worth its time."""
         return cls(plain, base, splices.find(plain, base))
 
     def is_worth_its_time(self) -> bool:
@@ -152,6 +153,7 @@ class Increment:
         return len(self.base) < _SMALL_BASE_BYTES and resembles(self.plain, self.base)
 
     def encode(self, level: int) -> bytes:
+        """The frame, compressed at this level and not yet encrypted."""
         if self.splice is None:
             return _compress(self.plain, self.base, level)
         splice = self.splice
@@ -198,7 +200,7 @@ class Codec:
         return self._encrypt(Increment.of(plain, base).encode(self.level))
 
     def increment(self, plain: bytes, base: bytes) -> Increment | None:
-        """The change from `base` to `plain`; `None` if a full frame is better, as far as can be seen without making one.
+        """The change from `base` to `plain`; `None` if a full frame is better, judged without making one.
 
         Raises:
             ValueTooLargeError: `plain` is larger than `max_bytes`.

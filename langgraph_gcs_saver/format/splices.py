@@ -40,8 +40,8 @@ _NEAR_BYTES, _NEAR_SHARE, _NEAR_TIMES, _NEAR_MAX = 16 << 10, 100, 64, 4 << 20
 """The size of the dictionary.
 
 It is `_NEAR_BYTES`, or the square of the literal's size divided by `_NEAR_SHARE` if that is more, and at most
-`_NEAR_TIMES` the literal and `_NEAR_MAX`. A text usually occurs again near its last occurrence. A frame that builds on a
-version five steps back has a literal five times as large. Such frames are made a fifth as often (`chains`), and are
+`_NEAR_TIMES` the literal and `_NEAR_MAX`. A text usually occurs again near its last occurrence. A frame that builds on
+a version five steps back has a literal five times as large. Such frames are made a fifth as often (`chains`), and are
 most of what is stored. So they get a larger dictionary, although it takes more time.
 """
 
@@ -169,7 +169,7 @@ class _Search:
     def _find(self, anchor: bytes, place: int, at: int, start: int) -> int:
         """Where the base has an anchor, from `start` on; -1 if it is not found.
 
-        It is usually where nothing, or everything that the value is longer, lies between.
+        It is usually where nothing, or everything that the value is longer, is between.
         """
         for shift in (start - at, len(self.base) - len(self.plain)):
             if place + shift >= start and self.base.startswith(anchor, place + shift):

@@ -252,7 +252,7 @@ def spliced(maker):
 
 
 def edited(maker):
-    """Values that change in several places: edited, in front, a window, parts in another order, and several steps back."""
+    """Values that change in several places: edited, in front, a window, in another order, and several steps back."""
     for ns, cipher in (("", None), ("encrypted", XorCipher())):
         place, rng = ("edited", ns), random.Random(19)
         saver = maker.saver(cipher=cipher, inline_max_bytes=8192)

@@ -391,3 +391,41 @@ def test_equal_values_are_told_by_their_digest():
 def test_a_parent_without_earlier_values_is_a_full_frame():
     for earlier in (None, replace(long_chain()[0].earlier(), values=[None] * 20)):
         assert encode(Serialized("t", START), earlier, CODEC, None, NOW).links == ()
+
+
+# Large values that change in several places
+
+
+def moving(number):
+    """A window of 300 lines that has moved on by so many lines, and in which two lines differ each time."""
+    lines = [text(n) for n in range(number, number + 300)]
+    lines[40], lines[200] = text(5000 + number), text(6000 + number)
+    return START + b"".join(lines)
+
+
+def test_a_window_with_edits_is_stored_as_what_changed():
+    line = Line()
+    for number in range(12):
+        line.add(moving(number))
+        assert line.read() == moving(number)
+    full, *increments = line.history
+    assert len(full.value.data) > 64 << 10
+    assert full.format == 1
+    assert {one.format for one in increments} == {2}
+    assert sum(len(one.frame) for one in increments) < 0.5 * len(full.frame)
+
+
+def test_a_large_value_is_compressed_once_if_a_look_shows_that_an_increment_does_not_pay(monkeypatch):
+    line, base = Line(), random.Random(1).randbytes(200_000)
+    line.add(base)
+    made = []
+    monkeypatch.setattr(Codec, "encode_increment", lambda *_: made.append(1))
+    found = line.add(base[:50_000] + random.Random(2).randbytes(40_000))
+    assert (found.k, found.format, made) == (0, 1, [])
+    found = line.add(random.Random(3).randbytes(5 << 20))
+    found = line.add(found.value.data[::-1])
+    assert (found.k, made) == (0, [])
+
+
+def test_without_compression_nothing_is_compared():
+    assert Codec(None).increment(bytes(100_000), bytes(100_000)) is None

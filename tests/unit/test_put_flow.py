@@ -579,13 +579,18 @@ def test_values_are_encoded_once_however_often_it_is_tried(model, context, paren
 
 def spy_on_frames(monkeypatch):
     """What is encoded from now on: pairs of a value and what it builds on."""
-    encoded, real = [], Codec.encode
+    encoded, real, real_increment = [], Codec.encode, Codec.encode_increment
 
     def encode(codec, plain, base=None, **rest):
         encoded.append((plain, base))
         return real(codec, plain, base, **rest)
 
+    def encode_increment(codec, increment):
+        encoded.append((increment.plain, increment.base))
+        return real_increment(codec, increment)
+
     monkeypatch.setattr(Codec, "encode", encode)
+    monkeypatch.setattr(Codec, "encode_increment", encode_increment)
     return encoded
 
 

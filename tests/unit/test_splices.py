@@ -70,7 +70,7 @@ def test_any_edits(edits, extra, repeats):
 @fuzz(st.sets(st.integers(0, MIN_BYTES // 200), max_size=40))
 @example({0, MIN_BYTES // 200})
 def test_only_what_differs_is_in_the_literal(changed):
-    """If what lies between is not too short."""
+    """If what is between is not too short."""
     value, base = bytearray(noise(MIN_BYTES)), noise(MIN_BYTES)
     changed = [200 * at for at in sorted(changed)]
     for at in changed:
@@ -216,14 +216,11 @@ def number(value):
     return splices._pack(value)
 
 
-def first(head, end, tail, near, value, base=BASE):
+def first(numbers, value, base=BASE):
     """A splice as version 1 of the format has it."""
+    head, end, tail, near = numbers
     literal = value[:head] + value[end : len(value) - tail]
-    return (
-        b"\x02"
-        + b"".join(map(number, (head, end, tail, near)))
-        + frames._compress(literal, base[near : len(base) - tail], 3)
-    )
+    return b"\x02" + b"".join(map(number, numbers)) + frames._compress(literal, base[near : len(base) - tail], 3)
 
 
 @pytest.mark.parametrize("put", [b"", b"something new", noise(5000, 2)])
@@ -231,7 +228,7 @@ def first(head, end, tail, near, value, base=BASE):
 @pytest.mark.parametrize("head", [0, 16])
 def test_splices_of_version_1_are_read(head, at, put):
     value = bytes(head) + BASE[head:at] + put + BASE[at:]
-    stored = first(head, at, len(BASE) - at, max(0, at - 9000), value)
+    stored = first((head, at, len(BASE) - at, max(0, at - 9000)), value)
     assert CODEC.decode(stored, len(value), BASE) == value
 
 
