@@ -30,11 +30,14 @@ ANCHOR_BYTES = 64
 FORMAT = 2
 """Version of the stored format that has the splices that are written."""
 
-_WINDOW_BYTES, _WINDOW_SHARE = 2 << 10, 8
+_WINDOW_BYTES, _WINDOW_SHARE = 2 << 10, 2
 """Where an anchor is searched for: so many bytes of the base, and as many times the anchor's distance more."""
 
 _STEP_BYTES = 1 << 10
 """What an anchor counts as work, besides the bytes that are searched. It takes about as long as to search these."""
+
+_WORK_SHARE, _WORK_BYTES = 4, 64 << 10
+"""Most bytes that are searched without a copy: this share of the bytes of both values, and so many more."""
 
 _NEAR_BYTES, _NEAR_SHARE, _NEAR_TIMES, _NEAR_MAX = 16 << 10, 100, 64, 4 << 20
 """The size of the dictionary.
@@ -106,7 +109,7 @@ def find(plain: bytes, base: bytes) -> Splice | None:
     """How to splice a value; `None` unless the value and its base are large and share more than half of the value.
 
     It compares each byte of the value about once. To find where the base continues after a change, it searches at most
-    twice the bytes of both, and 1 MiB.
+    as many bytes as are copied, a quarter of both, and 64 KiB.
     """
     if min(len(plain), len(base)) < MIN_BYTES:
         return None
@@ -133,7 +136,7 @@ class _Search:
     def __init__(self, plain: bytes, base: bytes) -> None:
         self.plain = plain
         self.base = base
-        self.left = (len(plain) + len(base)) // 8 + (1 << 20)
+        self.left = (len(plain) + len(base)) // _WORK_SHARE + _WORK_BYTES
 
     def matches(self) -> Iterator[tuple[int, int, int]]:
         """The position of each common part in the value and in the base, and its size."""

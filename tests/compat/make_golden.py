@@ -273,7 +273,7 @@ def edited(maker):
         put(4)
         lines[200:300], lines[1800:1900] = lines[1800:1900], lines[200:300]
         put(5)
-        for at in range(50, 2000, 150):
+        for at in range(50, 2000, 300):
             lines[at] = text(rng, 6)
         put(6)
         for number in range(7, 13):
