@@ -40,7 +40,7 @@ _WORK_SHARE, _WORK_BYTES = 4, 64 << 10
 """Most bytes that are searched without a copy: this share of the bytes of both values, and so many more."""
 
 _NEAR_BYTES, _NEAR_SHARE, _NEAR_TIMES, _NEAR_MAX = 16 << 10, 100, 64, 4 << 20
-"""The size of the dictionary.
+"""The size of the dictionary on either side of a change, before it is rounded up to a power of two.
 
 It is `_NEAR_BYTES`, or the square of the literal's size divided by `_NEAR_SHARE` if that is more, and at most
 `_NEAR_TIMES` the literal and `_NEAR_MAX`. A text usually occurs again near its last occurrence. A frame that builds on
