@@ -172,7 +172,7 @@ class _Search:
     def _find(self, anchor: bytes, place: int, at: int, start: int) -> int:
         """Where the base has an anchor, from `start` on; -1 if it is not found.
 
-        It is usually where nothing, or everything that the value is longer, is between.
+        It is usually where it would be if as much was added as removed, or if this was the last change.
         """
         for shift in (start - at, len(self.base) - len(self.plain)):
             if place + shift >= start and self.base.startswith(anchor, place + shift):
@@ -183,10 +183,9 @@ class _Search:
 
 
 def _parts(copies: Sequence[Copy], nears: Sequence[int], base_size: int) -> list[tuple[int, int]]:
-    """The parts of the base that make up the dictionary: before each change, and what the change replaces.
+    """The parts of the base that make up the dictionary: `2 ** near` bytes on either side of each change.
 
-    Each is at most as long before and after the end of the last copy as the number `near` says: 0 is none, and other
-    numbers are powers of two.
+    A change is where the copy before it ends. No byte is in two parts, and a `near` of 0 stands for no part.
     """
     found, done, end = list[tuple[int, int]](), 0, 0
     for at, near in enumerate(nears):

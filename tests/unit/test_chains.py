@@ -422,7 +422,7 @@ def test_a_large_value_is_compressed_once_if_a_look_shows_that_an_increment_does
     monkeypatch.setattr(Codec, "encode_increment", lambda *_: made.append(1))
     found = line.add(base[:50_000] + random.Random(2).randbytes(40_000))
     assert (found.k, found.format, made) == (0, 1, [])
-    found = line.add(random.Random(3).randbytes(5 << 20))
+    found = line.add(random.Random(3).randbytes(9 << 20))
     found = line.add(found.value.data[::-1])
     assert (found.k, made) == (0, [])
 
