@@ -16,6 +16,7 @@ from langgraph_gcs_saver.records import record
 if TYPE_CHECKING:
     from langgraph_gcs_saver.references.refs import Place
 
+S = TypeVar("S")
 T = TypeVar("T")
 
 TIMEOUT = 10.0
@@ -187,28 +188,28 @@ def _forget(_: Task[None]) -> None:
     """The outcome of a task that has put all that it found into a queue."""
 
 
-def each(one: Callable[[str], T], uris: Sequence[str]) -> Iterator[tuple[str, T | Exception]]:
-    """Call a function for each URI, several at once, and yield what it returns or raises, as it comes.
+def each(one: Callable[[S], T], arguments: Sequence[S]) -> Iterator[tuple[S, T | Exception]]:
+    """Call a function for each argument, several at once, and yield what it returns or raises, as it comes.
 
     The next call begins when an answer is taken. So no calls begin after the caller has stopped to iterate.
     """
-    answers: SimpleQueue[Task[tuple[str, T | Exception]]] = SimpleQueue()
-    pool = Pool("langgraph-gcs-check", min(AT_ONCE, len(uris)) or 1)
-    left = iter(uris)
-    for uri in islice(left, AT_ONCE):
-        pool.submit(Task(partial(_outcome_of, one, uri), answers.put))
-    for _ in uris:
+    answers: SimpleQueue[Task[tuple[S, T | Exception]]] = SimpleQueue()
+    pool = Pool("langgraph-gcs-check", min(AT_ONCE, len(arguments)) or 1)
+    left = iter(arguments)
+    for argument in islice(left, AT_ONCE):
+        pool.submit(Task(partial(_outcome_of, one, argument), answers.put))
+    for _ in arguments:
         task = answers.get()
         error = task.take_error()
         if error is not None:
             raise error
         yield task.result
-        for uri in islice(left, 1):
-            pool.submit(Task(partial(_outcome_of, one, uri), answers.put))
+        for argument in islice(left, 1):
+            pool.submit(Task(partial(_outcome_of, one, argument), answers.put))
 
 
-def _outcome_of(one: Callable[[str], T], uri: str) -> tuple[str, T | Exception]:
+def _outcome_of(one: Callable[[S], T], argument: S) -> tuple[S, T | Exception]:
     try:
-        return uri, one(uri)
+        return argument, one(argument)
     except Exception as error:  # noqa: BLE001 - a strange URI must not hide what is known about others
-        return uri, error
+        return argument, error
