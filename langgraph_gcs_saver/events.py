@@ -706,6 +706,16 @@ class SagaEnded(Event):
 
 
 @record(frozen=True, slots=True, kw_only=True)
+class SagaStuck(SagaEnded):
+    """A rollback of a saga cannot continue before a person settles what stops it.
+
+    Its `state` is `stuck`. `langgraph-gcs saga show` says what stops it.
+    """
+
+    level: ClassVar[int] = logging.WARNING
+
+
+@record(frozen=True, slots=True, kw_only=True)
 class CompensationEnded(Event):
     """An attempt to undo a step of a saga has ended.
 

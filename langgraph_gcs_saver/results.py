@@ -858,6 +858,7 @@ class StoreActivity:
         total: The number of threads that are known.
         is_complete: Whether these are all threads of the store. In a large store, only later looks know them all.
         states: How many threads are in which state, of those in `threads` and of those whose turns have not finished.
+        rollbacks: How many sagas are `compensating` or `stuck`. They are counted every 10 seconds.
         puts_per_second: The sum over `threads`.
         checkpoints: The number of checkpoints that were counted, over all threads.
         damaged: The number of those whose manifest cannot be read.
@@ -871,6 +872,7 @@ class StoreActivity:
     total: int
     is_complete: bool
     states: Mapping[ThreadState, int]
+    rollbacks: Mapping[SagaState, int]
     puts_per_second: float
     checkpoints: int
     damaged: int

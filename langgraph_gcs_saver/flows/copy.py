@@ -800,7 +800,7 @@ class _Copy:
         for batch in batches(writes):
             runs = {run for write in batch for run in self.runs.get(write.name, ())}
             notes = [note_run(run, self.target, self.context) for run in sorted(runs)]
-            if not (yield from self._commit([*self._with_heirs(batch), *notes])):
+            if not (yield from self._commit([*self._with_heirs(batch), *notes, *registry.notes(batch)])):
                 return False
         return True
 

@@ -32,17 +32,21 @@ from typing import Literal
 
 from langgraph_gcs_saver import errors
 from langgraph_gcs_saver.engine.effects import Commit, Create, Delete, Flow, GetDocs, Merge, Now, QueryDocs, Write
+from langgraph_gcs_saver.engine.steps import together
 from langgraph_gcs_saver.errors import ConflictError, InvalidInputError
 from langgraph_gcs_saver.flows import operations
+from langgraph_gcs_saver.flows.all_threads import Pages
 from langgraph_gcs_saver.flows.context import MAX_TRIES, Context
 from langgraph_gcs_saver.flows.fences import Fence
 from langgraph_gcs_saver.flows.holds import hold, unhold
+from langgraph_gcs_saver.flows.ids import thread_ids_of
 from langgraph_gcs_saver.flows.operations import Call, Claim, Part, parsed_saga, rolled_back
 from langgraph_gcs_saver.flows.threads import guard, note_thread
+from langgraph_gcs_saver.flows.tries import Tries
 from langgraph_gcs_saver.format import keys
 from langgraph_gcs_saver.format.holds import Hold
 from langgraph_gcs_saver.format.operations import Operation, Step
-from langgraph_gcs_saver.format.sagas import Saga, Savepoint, State, fields_of
+from langgraph_gcs_saver.format.sagas import Saga, Savepoint, State, fields_of, note, noted
 from langgraph_gcs_saver.results import SagaInfo, SagaStep, at_time
 
 KEEP_SECONDS = operations.KEEP_SECONDS
@@ -50,6 +54,9 @@ KEEP_SECONDS = operations.KEEP_SECONDS
 
 DOCS_PER_PAGE = 100
 """How many sagas are read at once."""
+
+ROLLBACKS_PER_PAGE = 25
+"""How many rollbacks of all threads are read at once, each with the steps of its saga."""
 
 MAX_SAVEPOINTS = 100
 """Most savepoints of a saga. Each change of the saga writes all of them, in one document."""
@@ -165,7 +172,10 @@ def changes(seen: Saga, now: Saga, context: Context) -> Merge:
 
 def _store(seen: Saga, now: Saga, context: Context, beside: tuple[Write, ...] = ()) -> Flow[Saga | None]:
     """Store a saga as last seen; `None` after a conflict."""
-    times = yield from Commit((changes(seen, now, context), *beside))
+    change = changes(seen, now, context)
+    is_noted = seen.state != now.state and (seen.is_rolling_back or now.is_rolling_back)
+    also = (note(seen.document, change.fields),) if is_noted else ()
+    times = yield from Commit((change, *also, *beside))
     return None if times is None else replace(now, time=times[0])
 
 
@@ -656,6 +666,46 @@ def every(thread_id: str, context: Context) -> Flow[list[Saga]]:
             found.append(replace(one, thread_id=thread_id))
         after = docs[-1].name
     return found
+
+
+def rolling_back(state: str | None, context: Context) -> Pages[SagaInfo]:
+    """Pages of the sagas of all threads whose rollback has not ended.
+
+    The notes at the store's root say where to look, and the sagas' documents decide. Each commit that begins or ends a
+    rollback changes its note. If a saga cannot be read, the error is raised after all others.
+
+    Args:
+        state: Only those in this state; all if `None`.
+        context: Options and caches.
+    """
+    where = () if state is None else (("state", state),)
+    after: str | None = None
+    is_end = False
+    tries = Tries()
+
+    def page() -> Flow[Sequence[SagaInfo] | None]:
+        nonlocal after, is_end
+        if is_end:
+            tries.end()
+            return None
+        docs = yield from QueryDocs(keys.ROLLBACKS, where, after=after, limit=ROLLBACKS_PER_PAGE)
+        after, is_end = (docs[-1].name if docs else None), len(docs) < ROLLBACKS_PER_PAGE
+        names = [name for name in map(noted, docs) if name is not None]
+        if not names:
+            return ()
+        threads = yield from thread_ids_of(names)
+        of = [(name, threads[keys.thread_segment_of(name)]) for name in names]
+        found = yield from together(*(tries.of(_rolling_back(*one, state, context), one[1]) for one in of))
+        return [one for one in found if one is not None]
+
+    return page
+
+
+def _rolling_back(name: str, thread_id: str, state: str | None, context: Context) -> Flow[SagaInfo | None]:
+    saga = yield from _read(thread_id, name, context)
+    if saga is None or not saga.is_rolling_back or state not in (None, saga.state):
+        return None
+    return (yield from info(saga, context))
 
 
 # Deleting

@@ -354,7 +354,9 @@ def _delete_all(document: str, entry: Collection) -> Flow[int]:
             for nested in entry.below:
                 deleted += yield from _delete_all(doc.name, nested)
         # Each document has a precondition: a call that adds to one adds to others too, and must go or stay as a whole.
-        times = yield from Commit(tuple(Delete(doc.name, update_time=doc.update_time) for doc in docs))
+        writes: list[Write] = [Delete(doc.name, update_time=doc.update_time) for doc in docs]
+        writes += [] if entry.note is None else [entry.note(doc.name, {}) for doc in docs]
+        times = yield from Commit(tuple(writes))
         deleted += 0 if times is None else len(docs)
     return deleted
 

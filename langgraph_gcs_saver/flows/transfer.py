@@ -511,7 +511,8 @@ class _Transfer:
         for batch in batches(writes):
             ids = {run for write in batch for run in runs.get(write.name, ())}
             notes = [note_run(run, self.found.thread_id, self.context) for run in sorted(ids)]
-            if not (yield from self._commit([*(note for note in notes if note.name in read.runs), *batch])):
+            kept = [note for note in notes if note.name in read.runs]
+            if not (yield from self._commit([*kept, *batch, *registry.notes(batch)])):
                 return False
         yield from _count(self.progress, len(page))
         return True

@@ -28,8 +28,9 @@ from langgraph_gcs_saver.flows.context import Context, Loads
 from langgraph_gcs_saver.flows.ids import thread_id_of
 from langgraph_gcs_saver.flows.runs import status
 from langgraph_gcs_saver.format import keys
+from langgraph_gcs_saver.format.sagas import ROLLING_BACK
 from langgraph_gcs_saver.records import record
-from langgraph_gcs_saver.results import StoreActivity, ThreadActivity, ThreadState, ThreadStatus, at_time
+from langgraph_gcs_saver.results import SagaState, StoreActivity, ThreadActivity, ThreadState, ThreadStatus, at_time
 
 T = TypeVar("T")
 
@@ -51,14 +52,17 @@ FIRST_PAGES = 10
 THREADS_PER_PAGE = 300
 """How many documents of threads are read at once: names, ids and times."""
 
+ROLLBACKS_PER_PAGE = 300
+"""How many rollbacks are read at once: names and states."""
+
 ACTIVE_PER_PAGE = 100
 """How many threads whose turns have not finished are read at once, each with its lease."""
 
 NEW_PER_THREAD = 50
 """Most checkpoints of a thread whose times one look reads."""
 
-THREADS_EVERY, SIZES_EVERY = 10.0, 300.0
-"""Seconds from the beginning of one pass over all threads, and over all manifests, to the next."""
+THREADS_EVERY, ROLLBACKS_EVERY, SIZES_EVERY = 10.0, 10.0, 300.0
+"""Seconds from the beginning of one pass to the next: over all threads, over rollbacks, and over all manifests."""
 
 WINDOW = timedelta(seconds=10)
 """The time over which puts are counted."""
@@ -140,6 +144,8 @@ class Watch:
         threads = QueryDocs(keys.THREADS, start=start, end=end, limit=THREADS_PER_PAGE, mask=("thread_id",))
         self._threads: Pass[_Thread] = Pass(threads, THREADS_EVERY, _take_threads)
         self._active: Pass[Listed] = Pass(QueryDocs(keys.ACTIVE, limit=ACTIVE_PER_PAGE), 0, _take_active)
+        rollbacks = QueryDocs(keys.ROLLBACKS, limit=ROLLBACKS_PER_PAGE, mask=("state",))
+        self._rollbacks: Pass[SagaState] = Pass(rollbacks, ROLLBACKS_EVERY, _take_rollbacks)
         self._rows: dict[str, _Row] = {}
         self._sizes: Pass[Size] | None = None
 
@@ -156,7 +162,8 @@ class Watch:
         if self._sizes is None:
             query = catalogue.manifests_in(*keys.all_threads_range(""))
             self._sizes = Pass(query, SIZES_EVERY, partial(_take_sizes, context))
-        yield from together(self._threads.advance(now), self._active.advance(now), self._sizes.advance(now))
+        passes = (self._threads, self._active, self._rollbacks, self._sizes)
+        yield from together(*(one.advance(now) for one in passes))
         threads, active = self._threads.last | self._threads.now, self._active.last | self._active.now
         # The pass may be in the middle of a thread, so the sum of the last pass is better.
         sizes = self._sizes.now | self._sizes.last
@@ -174,6 +181,7 @@ class Watch:
         shown = [_shown(candidates[name], self._rows[name], at, sizes.get(name)) for name in chosen]
         states = Counter(_said(one) for name, one in active.items() if name not in self._rows)
         states.update(one.state for one in shown if one.state is not None)
+        rollbacks = Counter((self._rollbacks.last | self._rollbacks.now).values())
         known = sizes.values()
         return StoreActivity(
             time=at_time(at),
@@ -181,6 +189,7 @@ class Watch:
             total=len(candidates),
             is_complete=self._threads.is_complete and self._active.is_complete,
             states={state: states[state] for state in URGENT if states[state]},
+            rollbacks={state: rollbacks[state] for state in ROLLING_BACK if rollbacks[state]},
             puts_per_second=sum(one.puts_per_second for one in shown),
             checkpoints=sum(one.checkpoints for one in known),
             damaged=sum(one.damaged for one in known),
@@ -285,6 +294,14 @@ def _take_threads(found: dict[str, _Thread], docs: Sequence[Doc]) -> Flow[None]:
 def _take_active(found: dict[str, Listed], docs: Sequence[Doc]) -> Flow[None]:
     for one in (yield from listed_in(docs)):
         found[keys.thread_segment_of(keys.thread_doc(one.active.thread_id))] = one
+
+
+def _take_rollbacks(found: dict[str, SagaState], docs: Sequence[Doc]) -> Flow[None]:
+    for doc in docs:
+        state = doc.fields.get("state")
+        if state in ROLLING_BACK:
+            found[doc.name] = state
+    yield from ()
 
 
 def _take_sizes(context: Context, found: dict[str, Size], docs: Sequence[Doc]) -> Flow[None]:

@@ -20,6 +20,7 @@ lg_threads/{thread}/lg_blobs/{id}                              a blob: its segme
 lg_threads/{thread}/lg_blobs/key                               the key of the ids of a thread's blobs
 lg_runs/{run}/lg_threads/{thread}                              a thread that a run touched
 lg_active/{thread}                                             a thread whose turn has not finished
+lg_rollbacks/{sha256(saga)}                                    a saga whose rollback has not ended
 lg_teams/{team}                                                a team of threads
 lg_teams/{team}/lg_members/{member}                            a member of a team
 lg_teams/{team}/lg_sets/{set}                                  a set: one checkpoint of each member
@@ -60,6 +61,7 @@ CHECKPOINTS = "lg_checkpoints"
 WRITES = "lg_writes"
 RUNS = "lg_runs"
 ACTIVE = "lg_active"
+ROLLBACKS = "lg_rollbacks"
 ASIDE = "lg_aside"
 LEASES = "lg_lease"
 _FENCE, _BEAT = "fence-0", "beat"
@@ -721,6 +723,15 @@ def saga_doc(thread_id: str, saga_id: str) -> str:
 def is_saga_doc(name: str) -> bool:
     """Whether a document in a thread's collection of sagas has the name of a saga."""
     return _SEGMENT_ID.match(name.rpartition("/")[2]) is not None
+
+
+def rollback_doc(saga: str) -> str:
+    """Name of the document that says that the rollback of a saga has not ended.
+
+    Args:
+        saga: The name of the saga's document. It has two ids, so both together may be too long for a name.
+    """
+    return f"{ROLLBACKS}/{hashlib.sha256(saga.encode()).hexdigest()}"
 
 
 BLOB_DIGITS = 32

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from langgraph_gcs_saver.engine.effects import Doc, Fields
+from langgraph_gcs_saver.engine.effects import Create, Doc, Fields, Merge, Write
 from langgraph_gcs_saver.errors import UnsupportedFormatError
 from langgraph_gcs_saver.format import blobs, item_batches, keys, operations, sagas, turns
 from langgraph_gcs_saver.format.frames import Codec
@@ -22,10 +22,23 @@ from langgraph_gcs_saver.records import record
 RESERVED = "lg_"
 """Prefix of the ids of this library's collections. Other collections below a thread are not this library's."""
 
-AT_ROOT = frozenset({keys.THREADS, keys.RUNS, keys.ACTIVE, keys.TEAMS, keys.CACHE, "lg_apps", "lg_setup", "lg_store"})
+AT_ROOT = frozenset(
+    {
+        keys.THREADS,
+        keys.RUNS,
+        keys.ACTIVE,
+        keys.ROLLBACKS,
+        keys.TEAMS,
+        keys.CACHE,
+        "lg_apps",
+        "lg_setup",
+        "lg_store",
+    }
+)
 """Ids at a store's root. Below a thread, they belong to another store, whose root is the thread's document."""
 
 UNINDEXED_AT_ROOT = (
+    (keys.ROLLBACKS, sagas.DOCUMENT),
     (keys.TEAMS, "*"),
     (keys.MEMBERS, "*"),
     (keys.SETS, "set"),
@@ -49,6 +62,9 @@ Objects = Callable[[Doc, Codec], dict[str, Stub]]
 Needed = Callable[[Doc, Codec], dict[str, str]]
 """The checkpoints of the root namespace that a document needs, by id, with the reason; raises `DamagedError`."""
 
+Note = Callable[[str, Fields], Write]
+"""The write at the store's root that goes with a document, from its name and fields; it has none when it is deleted."""
+
 IsClear = Callable[[Doc, Codec], bool]
 """Whether a document holds an envelope that the cipher does not vouch for."""
 
@@ -69,6 +85,8 @@ class Collection:
         equal: Whether a document is a copy with the given fields, if a copy's fields differ each time they are made.
         objects: Reads a document, to verify it and to keep the objects that it needs; `None` if nothing reads it.
         needed: The checkpoints that a document needs, to verify that they are there; `None` if it needs none.
+        note: Keeps a list of its documents at the store's root; `None` if there is none. A commit that changes a
+            document so that the list changes has this write, too.
         is_clear: Whether a copy encrypts anything of a document that was in clear.
         unindexed: Fields that no query filters by; `*` stands for every field.
         follows: A collection whose documents speak of this one's. Lists show at least what those documents speak of.
@@ -85,6 +103,7 @@ class Collection:
     equal: Equal = lambda doc, fields, _: doc.fields == fields
     objects: Objects | None = None
     needed: Needed | None = None
+    note: Note | None = None
     is_clear: IsClear = lambda *_: False
     unindexed: tuple[str, ...] = ("*",)
     follows: str | None = None
@@ -158,6 +177,7 @@ COLLECTIONS: tuple[Collection, ...] = (
         equal=sagas.equal,
         objects=sagas.objects,
         needed=sagas.needed,
+        note=sagas.note,
         is_clear=sagas.is_clear,
         unindexed=("format", sagas.SAGA),
     ),
@@ -199,6 +219,14 @@ def entry_of(path: Sequence[str]) -> Collection | None:
             return None
         entries = found.below
     return found if len(path) % 2 == 0 else None
+
+
+def notes(writes: Iterable[Create | Merge]) -> Iterator[Write]:
+    """The writes at the store's root that go with writes of whole documents below threads."""
+    for write in writes:
+        entry = entry_of(write.name.split("/")[2:])
+        if entry is not None and entry.note is not None:
+            yield entry.note(write.name, write.fields)
 
 
 def check(thread_id: str, ids: Iterable[str]) -> None:

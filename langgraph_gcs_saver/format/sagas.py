@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Literal, cast
 
-from langgraph_gcs_saver.engine.effects import Doc, Fields
+from langgraph_gcs_saver.engine.effects import Delete, Doc, Fields, Merge, Write
 from langgraph_gcs_saver.format import frames, keys, seals
 from langgraph_gcs_saver.format.checks import natural, optional, require, typed
 from langgraph_gcs_saver.format.frames import Codec
@@ -22,8 +22,14 @@ State = Literal["running", "done", "compensating", "compensated", "stuck"]
 
 STATES: tuple[State, ...] = ("running", "done", "compensating", "compensated", "stuck")
 
+ROLLING_BACK: tuple[State, ...] = ("compensating", "stuck")
+"""States of a saga whose rollback has not ended."""
+
 SAGA = "saga"
 """The field that holds everything about a saga."""
+
+DOCUMENT = "document"
+"""The field of a note at the store's root that names the saga's document."""
 
 
 @record(frozen=True, slots=True)
@@ -81,6 +87,11 @@ class Saga:
         return self.state == "done" or (self.state == "compensated" and self.target is None)
 
     @property
+    def is_rolling_back(self) -> bool:
+        """Whether its rollback has begun, and a step may be left to undo."""
+        return self.state in ROLLING_BACK
+
+    @property
     def continues(self) -> bool:
         """Whether all is undone that a rollback to a savepoint had to undo, and the saga continues from there."""
         return self.state == "compensated" and self.target is not None
@@ -120,6 +131,27 @@ def fields_of(saga: Saga, codec: Codec) -> dict[str, Any]:
         head["forgotten"] = True
     stored = seals.close(frames.envelope(head), (saga.document, SAGA), codec)
     return {"format": FORMAT, "state": saga.state, SAGA: stored}
+
+
+def note(document: str, fields: Fields) -> Write:
+    """The write that keeps the list of rollbacks that have not ended, for a commit that changes a saga's document.
+
+    Args:
+        document: The name of the saga's document.
+        fields: Its fields; none if it is deleted.
+    """
+    name, state = keys.rollback_doc(document), fields.get("state")
+    return Merge(name, {DOCUMENT: document, "state": state}) if state in ROLLING_BACK else Delete(name)
+
+
+def noted(doc: Doc) -> str | None:
+    """The name of the saga's document that a note names; `None` if this library did not write the note."""
+    name = doc.fields.get(DOCUMENT)
+    if not isinstance(name, str) or keys.rollback_doc(name) != doc.name:
+        return None
+    segments = name.split("/")
+    is_saga = len(segments) == 4 and segments[::2] == [keys.THREADS, keys.SAGAS]
+    return name if is_saga and keys.is_thread_segment(segments[1]) and keys.is_saga_doc(name) else None
 
 
 def parse(doc: Doc, codec: Codec) -> Saga:

@@ -241,7 +241,7 @@ def _stuck(dialect: Dialect) -> Alert:
         expression=f"{dialect.grown(metrics.SAGAS, window=_LONG, match={'state': 'stuck'})} > 0",
         meaning="A step of a saga has an unknown outcome, or its compensation keeps failing. What was undone stays "
         "undone, and earlier steps are not.",
-        action="The `SagaStuckError` names the thread and the saga, and so does the event `SagaEnded`. Run "
-        "`langgraph-gcs saga show THREAD SAGA` to see what stops it. Settle these steps with `langgraph-gcs saga "
-        "resolve`, and continue with `langgraph-gcs saga resume`.",
+        action="Run `langgraph-gcs saga rollbacks --state stuck` to list the sagas, and `langgraph-gcs saga show "
+        "THREAD SAGA` to see what stops one. Settle these steps with `langgraph-gcs saga resolve`, and continue with "
+        "`langgraph-gcs saga resume`.",
     )

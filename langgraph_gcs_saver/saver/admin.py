@@ -25,6 +25,7 @@ from langgraph_gcs_saver.engine.runner import Backend, arun, run
 from langgraph_gcs_saver.errors import GCSSaverError, InvalidInputError, InvalidOptionError
 from langgraph_gcs_saver.events import ThreadVerified
 from langgraph_gcs_saver.flows import threads
+from langgraph_gcs_saver.format.sagas import ROLLING_BACK
 from langgraph_gcs_saver.format.serialization import dumps
 from langgraph_gcs_saver.saver import configs
 from langgraph_gcs_saver.saver.connection import Connection, beside
@@ -950,6 +951,25 @@ class Admin(Connection):
     async def asagas(self, thread_id: str) -> Sequence[SagaInfo]:
         """Asynchronous twin of `sagas`."""
         return await arun(flows.sagas.listed(str(thread_id), self._context), self._backend)
+
+    def rollbacks(self, *, state: str | None = None) -> Each[SagaInfo]:
+        """The sagas of all threads whose rollback has not ended, for `for` and `async for`. It reads no others.
+
+        One that is `compensating` is being rolled back, or the process that did it has crashed: `resume` completes it.
+        One that is `stuck` waits for a person; the `problem` of each step says why.
+
+        Args:
+            state: `"compensating"` or `"stuck"`; both if `None`.
+
+        Raises:
+            DamageError: A document of one of them is damaged. It is raised after all others were listed, and a
+                `ThreadSkipped` event reports each.
+            InvalidInputError: The state is another one.
+            StoreError: A service rejected a request, or did not answer before the deadline.
+        """
+        if state is not None and state not in ROLLING_BACK:
+            raise InvalidInputError(f"state is {state!r}; it must be one of {', '.join(ROLLING_BACK)}.")
+        return Each(lambda: flows.sagas.rolling_back(state, self._context), self._backend)
 
     # Copying threads
 

@@ -27,7 +27,7 @@ from langgraph_gcs_saver.errors import (
     LeaseMismatchError,
     ThreadBusyError,
 )
-from langgraph_gcs_saver.events import SagaEnded
+from langgraph_gcs_saver.events import SagaEnded, SagaStuck
 from langgraph_gcs_saver.flows.fences import held_by
 from langgraph_gcs_saver.flows.operations import Part
 from langgraph_gcs_saver.format import keys
@@ -696,11 +696,12 @@ class Saga:
         seen = self._seen
         if seen is None or seen.state == "compensating":
             return
-        if not self._saver._subscribers.want(SagaEnded):  # noqa: SLF001 - a saga is a part of the saver
+        kind = SagaStuck if seen.state == "stuck" else SagaEnded
+        if not self._saver._subscribers.want(kind):  # noqa: SLF001 - a saga is a part of the saver
             return
         found = yield from flows.sagas.info(seen, self._context)
         yield from Emit(
-            SagaEnded(
+            kind(
                 thread_id=self.thread_id,
                 saga_id=self.id,
                 state=seen.state,

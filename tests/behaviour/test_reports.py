@@ -613,6 +613,7 @@ def undo(request, result, key):
 def test_sagas_and_their_undos(saver):
     saver.put(config(), empty_checkpoint(), {"step": 0}, {})
     ended, undos = heard(saver, events.SagaEnded), heard(saver, events.CompensationEnded)
+    stuck = heard(saver, events.SagaStuck)
     with saver.thread(T).saga("trip-7") as saga:
         saga.once("book", lambda: 0, undo=UNDO)
         saga.savepoint("booked")
@@ -630,6 +631,7 @@ def test_sagas_and_their_undos(saver):
         ("stuck", 2, 0),
         ("compensated", 2, 2),
     ]
+    assert stuck == [one for one in ended if one.state == "stuck"]
     assert [(one.step, one.state) for one in undos] == [
         ("pay", "done"),
         ("pay", "failed"),

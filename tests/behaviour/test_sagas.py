@@ -11,6 +11,7 @@ from langgraph_gcs_saver.engine.effects import REQUESTS, Commit
 from langgraph_gcs_saver.engine.runner import run
 from langgraph_gcs_saver.errors import (
     ConflictError,
+    DamageError,
     InvalidInputError,
     OperationInProgressError,
     OperationMismatchError,
@@ -26,6 +27,7 @@ from langgraph_gcs_saver.format.manifest import Serialized
 from langgraph_gcs_saver.format.operations import Undo
 from langgraph_gcs_saver.policy.retention import KeepLast
 from langgraph_gcs_saver.testing.crash import Crashed, CrashingSaver, Plan
+from langgraph_gcs_saver.testing.interceptors import CountingInterceptor
 from tests.behaviour.api import cfg, checkpoint, metadata
 from tests.incremental.eax import Eax
 from tests.kit.performing import rounds_of
@@ -152,6 +154,11 @@ class Handle:
 def put(saver, number, thread="t"):
     saver.put(cfg(thread, n=number - 1 or None), checkpoint(number), metadata(step=number), {})
     return checkpoint(number)["id"]
+
+
+def listed(saver, thread=None):
+    """The states of the rollbacks that have not ended, of one thread or of all."""
+    return [one.state for one in saver.admin.rollbacks() if thread in (None, one.thread_id)]
 
 
 def held(raw):
@@ -412,6 +419,10 @@ def test_a_thread_is_copied_moved_and_deleted_with_its_sagas(make_saver, raw, tm
             trip.roll_back("first")
     saver.copy_thread("t", "copy")
     states = {"done": "done", "half": "compensated", "open": "running"}
+    assert [(one.thread_id, one.saga_id) for one in saver.admin.rollbacks()] in (
+        [("copy", "half"), ("copy", "open")],
+        [("copy", "open"), ("copy", "half")],
+    )
     copied = {one.saga_id: one for one in trip.do(sagas.listed("copy", trip.context))}
     assert {key: one.state for key, one in copied.items()} == {"done": "done", "half": "stuck", "open": "stuck"}
     assert copied["open"].savepoints == {"first": None}, "a copy holds no checkpoint"
@@ -420,7 +431,8 @@ def test_a_thread_is_copied_moved_and_deleted_with_its_sagas(make_saver, raw, tm
     for thread in ("t", "copy"):
         assert list(saver.admin.verify(thread, depth="data")) == []
         saver.delete_thread(thread)
-    assert not [name for name in raw.documents() if "lg_sagas" in name or "lg_operations" in name]
+    gone = ("lg_sagas", "lg_operations", "lg_rollbacks")
+    assert not [name for name in raw.documents() if any(one in name for one in gone)]
     saver.admin.import_thread(tmp_path / "t.tar")
     assert {one.saga_id: one.state for one in trip.do(sagas.listed("t", trip.context))} == states
     assert list(saver.admin.verify("t", depth="data")) == []
@@ -429,6 +441,63 @@ def test_a_thread_is_copied_moved_and_deleted_with_its_sagas(make_saver, raw, tm
     other = Handle(saver, thread="copy", saga_id="open")
     assert other.roll_back() == "compensated"
     assert Handle(saver, saga_id="open").saga.state == "running"
+
+
+def test_the_rollbacks_of_all_threads_that_have_not_ended_are_listed(make_saver, raw, tmp_path):
+    saver = make_saver()
+    for thread in ("t", LONG):
+        for saga_id in ("running", "done", "back", "begun", "stuck/ed"):
+            trip = Handle(saver, thread=thread, saga_id=saga_id)
+            trip.step("hotel")
+            if saga_id == "done":
+                trip.do(sagas.finish(trip.saga, trip.context))
+            if saga_id == "stuck/ed":
+                trip.claim("pay")
+            if saga_id == "begun":
+                trip.mark()
+            elif saga_id not in ("running", "done"):
+                trip.roll_back()
+    found = list(saver.admin.rollbacks())
+    assert sorted((one.thread_id, one.saga_id, one.state) for one in found) == [
+        (thread, *one) for thread in (LONG, "t") for one in (("begun", "compensating"), ("stuck/ed", "stuck"))
+    ]
+    stuck = list(saver.admin.rollbacks(state="stuck"))
+    assert sorted(one.thread_id for one in stuck) == [LONG, "t"]
+    assert [step.problem for step in stuck[0].steps] == [None, "its outcome is unknown"]
+    saver.admin.export_thread("t", tmp_path / "t.tar")
+    saver.delete_thread("t")
+    assert sorted((one.thread_id, one.saga_id) for one in saver.admin.rollbacks()) == [
+        (LONG, "begun"),
+        (LONG, "stuck/ed"),
+    ]
+    saver.admin.import_thread(tmp_path / "t.tar")
+    assert listed(saver, "t").count("stuck") == 1
+    # What cannot be read hides nothing else, and what is not a note of this store names nothing.
+    raw.set_document(keys.saga_doc(LONG, "begun"), {"format": 1, "state": "compensating", "saga": b""})
+    raw.set_document(f"{keys.ROLLBACKS}/{'0' * 64}", {"document": keys.saga_doc("t", "stuck/ed"), "state": "stuck"})
+    shown = []
+    with pytest.raises(DamageError):
+        shown.extend(saver.admin.rollbacks())
+    assert sorted((one.thread_id, one.saga_id) for one in shown) == [
+        (LONG, "stuck/ed"),
+        ("t", "begun"),
+        ("t", "stuck/ed"),
+    ]
+    with pytest.raises(InvalidInputError, match="must be one of compensating, stuck"):
+        saver.admin.rollbacks(state="done")
+
+
+def test_a_list_of_rollbacks_reads_no_other_sagas(make_saver):
+    counting = CountingInterceptor()
+    saver = make_saver(interceptors=[counting])
+    for number in range(8):
+        trip = Handle(saver, thread=f"t{number}")
+        trip.step("hotel")
+        if number < 2:
+            trip.mark()
+    counting.rounds.clear()
+    assert len(list(saver.admin.rollbacks())) == 2
+    assert counting.rounds == [("QueryDocs",), ("GetDocs",) * 2, ("QueryDocs",) * 2, ("QueryDocs",) * 2]
 
 
 def test_collect_deletes_a_saga_that_has_expired_with_its_steps_and_holds(make_saver, raw, monkeypatch):
@@ -456,7 +525,7 @@ def test_collect_deletes_a_saga_that_has_expired_with_its_steps_and_holds(make_s
     assert [one.sagas for one in saver.admin.collect("t", orphan_age=NOW)] == [plan.sagas]
     assert {one.saga_id for one in done.do(sagas.listed("t", done.context))} == {"open", "stuck"}
     assert len(raw.objects()) == objects - 1
-    assert len(raw.documents()) == kept + 1 - 2
+    assert len(raw.documents()) == kept + 2 - 2, "the claim and the note of the stuck saga; done, and its step"
     (checkpoint_doc,) = held(raw)
     assert len(raw.documents()[checkpoint_doc]["holds"]) == 2
     assert list(saver.admin.verify("t", depth="data")) == []
@@ -517,6 +586,7 @@ def test_a_crash_at_every_effect_leaves_all_undone_or_a_list(make_saver, raw, st
         with make_saver() as saver:
             trip = Handle(saver, world, thread)
             assert len([name for name in held(raw) if keys.thread_doc(thread) in name]) == len(trip.saga.savepoints)
+            assert listed(saver, thread) == ([trip.saga.state] if trip.saga.is_rolling_back else [])
             aim = target if target in trip.saga.names else None
             is_over = trip.saga.state == "compensated" and trip.saga.has_ended
             if trip.saga.epoch == 0 and not is_over:

@@ -125,6 +125,19 @@ def test_a_rollback_that_is_stuck(command, uri):
     assert (ended.code, ended.out) == (0, "Saga 'other' of thread 't': compensated\n  mail: undone (irreversible)\n")
 
 
+def test_rollbacks_of_all_threads(command, uri):
+    assert command("saga", "rollbacks", "--store", uri).out == "No rollbacks.\n"
+    assert command("saga", "rollback", "t", "other", "--yes", "--store", uri).code == 1
+    assert command("saga", "rollbacks", "--store", uri).out == "t other: stuck, steps: 1, undone: 0\n"
+    assert command("saga", "rollbacks", "--state", "compensating", "--store", uri).out == "No rollbacks.\n"
+    (found,) = json.loads(command("saga", "rollbacks", "--state", "stuck", "--json", "--store", uri).out)
+    assert (found["thread_id"], found["saga_id"], found["steps"][0]["problem"]) == ("t", "other", "it is irreversible")
+    ended = command("saga", "rollbacks", "--state", "done", "--store", uri)
+    assert (ended.code, ended.out) == (1, "")
+    assert "must be one of compensating, stuck" in ended.err
+    assert "1 stuck sagas" in command("top", "--once", "--store", uri).out
+
+
 def test_a_dry_run_checks_the_savepoint_and_says_what_would_stop_it(command, uri):
     ended = command("saga", "rollback", "t", "trip-7", "--dry-run", "--to", "unknown", "--store", uri)
     assert (ended.code, ended.out) == (2, "")

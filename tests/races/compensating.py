@@ -350,6 +350,10 @@ def check(world: World, runs: tuple[Run, ...]) -> str | None:
         # Without an answer, a call ends; about an existing operation, with an error that has this one as its cause.
         if error is not None and not isinstance(error.__cause__ or error, StoreUnavailableError):
             return f"{run_.process.name} raised {type(error).__name__}: {error}"
+    saga, note = world.saga, world.docs.get(keys.rollback_doc(DOCUMENT))
+    listed = None if note is None else note.doc.fields["state"]
+    if listed != (saga.state if saga is not None and saga.is_rolling_back else None):
+        return f"the saga is {'gone' if saga is None else saga.state}, and the list has it as {listed}"
     return None
 
 

@@ -18,6 +18,7 @@ from langgraph_gcs_saver.errors import OperationInProgressError
 from langgraph_gcs_saver.flows import operations, sagas
 from langgraph_gcs_saver.flows.operations import Claim, Outcome
 from langgraph_gcs_saver.format.operations import Operation
+from langgraph_gcs_saver.format.sagas import Saga, note
 
 from . import compensating
 from .compensating import DOCUMENT, SAGAS, UNDO, check, check_end
@@ -182,9 +183,24 @@ def _steps_expire_on_their_own(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(operations, "kept", all_kept)
 
 
+def _lists_beside_the_change(patch: pytest.MonkeyPatch) -> None:
+    store, is_rolling_back = sagas._store, Saga.is_rolling_back
+
+    def stored(seen: Any, now: Any, context: Any, beside: Any = ()) -> Flow[Any]:
+        patch.setattr(Saga, "is_rolling_back", False)
+        made = yield from store(seen, now, context, beside)
+        patch.setattr(Saga, "is_rolling_back", is_rolling_back)
+        if made is not None:
+            yield from compensating.Commit((note(made.document, {"state": made.state}),))
+        return made
+
+    patch.setattr(sagas, "_store", stored)
+
+
 @pytest.mark.parametrize(
     ("broken", "name", "wrong"),
     [
+        (_lists_beside_the_change, "a_run_and_a_rollback_by_another_process", "the saga is compensating, and the list"),
         (_claims_without_the_saga, "a_run_and_a_rollback_by_another_process", "step 1 is undone before the later"),
         (_undo_after_the_record, "a_run_and_a_rollback_by_another_process", "a step is done, and nothing says"),
         (_lists_before_the_mark, "a_run_and_a_rollback_by_another_process", "compensated"),

@@ -1,4 +1,4 @@
-"""`langgraph-gcs saga`: list the sagas of a thread, show one, roll it back, settle what stops that, and complete it."""
+"""`langgraph-gcs saga`: list sagas, show one, roll it back, settle what stops that, and complete it."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from langgraph_gcs_saver.cli.views.terminal import (
     DryRunOption,
     ImportClassesOption,
     JsonOption,
+    Late,
     StoreOption,
     ThreadArgument,
     YesOption,
@@ -28,6 +29,7 @@ from langgraph_gcs_saver.cli.views.terminal import (
     open_saver,
     plain,
     print_json,
+    progress,
 )
 
 if TYPE_CHECKING:
@@ -64,14 +66,33 @@ def list_(
     """
     with open_admin(store, cipher) as admin:
         found = admin.sagas(thread)
-    if as_json:
-        print_json([_shown(one) for one in found])
-        return
-    for one in found:
-        undone = sum(step.state == "undone" for step in one.steps)
-        console().print(plain(f"{one.saga_id}: {one.state}, steps: {len(one.steps)}, undone: {undone}"), soft_wrap=True)
-    if not found:
-        console().print(plain("No sagas."))
+    _print_all([(one.saga_id, one) for one in found], as_json=as_json, none="No sagas.")
+
+
+@saga.command("rollbacks")
+def rollbacks(
+    *,
+    state: Annotated[
+        str | None, typer.Option(metavar="STATE", help="Only those in this state: compensating or stuck.")
+    ] = None,
+    store: StoreOption = None,
+    cipher: CipherOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List the sagas of all threads whose rollback has not ended: thread and id, state, and the number of steps.
+
+    A stuck one waits for a person: use saga show. A compensating one is at work, or its process crashed: use saga
+    resume.
+
+    Example: langgraph-gcs saga rollbacks --state stuck
+    """
+    found: list[SagaInfo] = []
+    late = Late()
+    with open_admin(store, cipher) as admin, progress("reading sagas"), late.after(found):
+        found.extend(admin.rollbacks(state=state))
+    shown = [(f"{shlex.quote(one.thread_id)} {shlex.quote(one.saga_id)}", one) for one in found]
+    _print_all(shown, as_json=as_json, none="No rollbacks.")
+    late.end()
 
 
 @saga.command("show")
@@ -211,6 +232,18 @@ def _shown(found: SagaInfo) -> dict[str, Any]:
             asdict(one) | {"claimed": None if one.claimed is None else one.claimed.isoformat()} for one in found.steps
         ]
     }
+
+
+def _print_all(found: list[tuple[str, SagaInfo]], *, as_json: bool, none: str) -> None:
+    """Print sagas, each by a name."""
+    if as_json:
+        print_json([_shown(one) for _, one in found])
+        return
+    for name, one in found:
+        undone = sum(step.state == "undone" for step in one.steps)
+        console().print(plain(f"{name}: {one.state}, steps: {len(one.steps)}, undone: {undone}"), soft_wrap=True)
+    if not found:
+        console().print(plain(none))
 
 
 def _print(found: SagaInfo, *, as_json: bool) -> None:

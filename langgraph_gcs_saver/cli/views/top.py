@@ -35,6 +35,8 @@ _STYLES = {
     "due": "yellow",
     "crashed": "bold red",
     "poison": "bold red",
+    "compensating": "yellow",
+    "stuck": "bold red",
     "finished": "dim",
     "empty": "dim",
 }
@@ -203,6 +205,8 @@ def _summary(view: View) -> list[list[tuple[str, str]]]:
     states: list[tuple[str, str]] = []
     for state, number in found.states.items():
         states += [(f"  {number:,} ", "bold"), (state, _STYLES[state])]
+    for rollback, number in found.rollbacks.items():
+        states += [(f"  {number:,} ", "bold"), (f"{rollback} sagas", _STYLES[rollback])]
     lags = [one.lag for one in found.threads if one.lag is not None]
     lag = f"  lag {length(max(lags))}" if lags else ""
     size_more = "" if found.is_sized else "at least "
