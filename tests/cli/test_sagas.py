@@ -127,7 +127,7 @@ def test_a_rollback_that_is_stuck(command, uri):
 
 def test_rollbacks_of_all_threads(command, uri):
     assert command("saga", "rollbacks", "--store", uri).out == "No rollbacks.\n"
-    assert command("saga", "rollback", "t", "other", "--yes", "--store", uri).code == 1
+    assert command("saga", "rollback", "t", "other", "--yes", "--store", uri).code == 11
     assert command("saga", "rollbacks", "--store", uri).out == "t other: stuck, steps: 1, undone: 0\n"
     assert command("saga", "rollbacks", "--state", "compensating", "--store", uri).out == "No rollbacks.\n"
     (found,) = json.loads(command("saga", "rollbacks", "--state", "stuck", "--json", "--store", uri).out)

@@ -211,7 +211,11 @@ def _lists_beside_the_change(patch: pytest.MonkeyPatch) -> None:
         (_undos_without_the_saga, "two_rollbacks_and_an_expiry", "step 1 is undone twice"),
         (_claims_of_any_epoch, "a_rollback_to_a_savepoint_after_which_the_saga_continues", "epochs"),
         (_rollbacks_of_any_epoch, "two_rollbacks_to_a_savepoint_after_which_the_saga_continues", "epochs"),
-        (_changes_in_any_case, "two_rollbacks_to_a_savepoint_after_which_the_saga_continues", "it continues"),
+        (
+            _changes_in_any_case,
+            "two_rollbacks_to_a_savepoint_after_which_the_saga_continues",
+            "the saga is compensating",
+        ),
         (_rolls_back_less_than_has_begun, "a_rollback_to_the_beginning_and_one_to_a_savepoint", "it continues"),
         (_forgets_without_a_mark, "a_saga_that_is_done_a_rollback_and_an_expiry", "compensating: the world has step"),
         (
