@@ -133,7 +133,7 @@ def test_rollbacks_of_all_threads(command, uri):
     (found,) = json.loads(command("saga", "rollbacks", "--state", "stuck", "--json", "--store", uri).out)
     assert (found["thread_id"], found["saga_id"], found["steps"][0]["problem"]) == ("t", "other", "it is irreversible")
     ended = command("saga", "rollbacks", "--state", "done", "--store", uri)
-    assert (ended.code, ended.out) == (1, "")
+    assert (ended.code, ended.out) == (2, "")
     assert "must be one of compensating, stuck" in ended.err
     assert "1 stuck sagas" in command("top", "--once", "--store", uri).out
 
