@@ -1019,19 +1019,26 @@ def _visit(
         after = docs[-1].name
 
 
-def of_saga(saga: Saga, context: Context) -> Flow[list[Operation]]:
+def of_saga(saga: Saga, context: Context, *, by_query: bool = True) -> Flow[list[Operation]]:
     """The steps of a saga and their undos.
 
+    Args:
+        saga: The saga.
+        context: Options and caches.
+        by_query: Whether to query for them. Otherwise, all operations of the thread are read, because a query misses a
+            step whose field for queries is corrupt.
+
     Raises:
-        DamageError: One of them is damaged.
+        DamageError: One of the operations that were read is damaged.
     """
     found: list[Operation] = []
 
     def note(_: Doc, operation: Operation) -> Flow[None]:
-        found.append(operation)
+        if operation.step is not None and operation.step.saga == saga.saga_id:
+            found.append(operation)
         yield from ()
 
-    yield from _visit(saga.thread_id, ((SAGA, saga.segment),), note, context)
+    yield from _visit(saga.thread_id, ((SAGA, saga.segment),) if by_query else (), note, context)
     return found
 
 

@@ -82,6 +82,7 @@ def roll_back(saga: Saga, compensations: Compensating, fence: Fence | None, cont
 
     Raises:
         CompensationMissingError: This process cannot undo a step. Nothing was undone.
+        DamageError: An operation of the thread is damaged, so a step may be missing. Nothing was undone.
         SagaError: Another process has taken over the rollback.
         SagaStuckError: A step or an undo has to be settled by a person.
     """
@@ -105,7 +106,8 @@ def _settled(saga: Saga, compensations: Compensating, context: Context) -> Flow[
     """
     found: list[Operation] = []
     stopping: list[tuple[Operation, str]] = []
-    for seen in sagas.to_undo(saga, (yield from sagas.steps(saga, context))):
+    # A step that is missed is never undone, so this does not trust the field that queries filter by.
+    for seen in sagas.to_undo(saga, (yield from sagas.steps(saga, context, by_query=False))):
         step, problem = yield from _settle(seen, compensations, context)
         problem = problem or sagas.problem(step)
         if problem is not None:

@@ -345,18 +345,22 @@ def _position(saga: Saga, target: str | None) -> int:
     return saga.position(target)
 
 
-def steps(saga: Saga, context: Context) -> Flow[list[Operation]]:
+def steps(saga: Saga, context: Context, *, by_query: bool = True) -> Flow[list[Operation]]:
     """The steps of a saga, in the order of their claims, by the service's times.
 
+    The arguments are those of `operations.of_saga`.
+
     Raises:
-        DamageError: One of them is damaged.
+        DamageError: One of the operations that were read is damaged.
     """
-    return (yield from _parts(saga, context))[0]
+    return (yield from _parts(saga, context, by_query=by_query))[0]
 
 
-def _parts(saga: Saga, context: Context) -> Flow[tuple[list[Operation], dict[str, Operation]]]:
+def _parts(
+    saga: Saga, context: Context, *, by_query: bool = True
+) -> Flow[tuple[list[Operation], dict[str, Operation]]]:
     """The steps of a saga in the order of their claims, and the undos of steps by their keys."""
-    found = yield from operations.of_saga(saga, context)
+    found = yield from operations.of_saga(saga, context, by_query=by_query)
     undos = {one.key: one for one in found if _step_of(one).undoes is not None}
     own = [one for one in found if one.key not in undos]
     return sorted(own, key=lambda one: (_step_of(one).savepoints, one.attempt.claimed or 0)), undos
@@ -589,11 +593,11 @@ def plan(saga: Saga, target: str | None, context: Context) -> Flow[SagaInfo]:
         context: Options and caches.
 
     Raises:
-        DamageError: A step is damaged.
+        DamageError: An operation of the thread is damaged. The rollback would raise this, too.
         InvalidInputError: The saga has no such savepoint.
     """
     _position(saga, target)
-    found, undos = yield from _parts(saga, context)
+    found, undos = yield from _parts(saga, context, by_query=False)
     left = [one for one in to_undo(replace(saga, target=target), found) if one.state != "failed"]
     return _info_of(saga, [_info(saga, one, undos.get(undo_key(one)), is_left=True) for one in left])
 

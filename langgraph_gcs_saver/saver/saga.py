@@ -306,6 +306,8 @@ class Saga:
             CompensationMissingError: This process knows no compensation that a step names. Nothing was undone. Import
                 the module that defines it, and call `resume`.
             ConflictError: Other processes kept changing the saga.
+            DamageError: An operation of the thread is damaged, and may be a step. Nothing was undone. Restore or delete
+                its document, and call `resume`.
             InvalidInputError: The saga has no such savepoint, or there is no such saga.
             SagaRolledBack: The call is made in a node, and the steps are undone.
             SagaStuckError: A step's outcome is unknown, or its result could not be stored, or it is irreversible, and
@@ -331,6 +333,7 @@ class Saga:
         Raises:
             CompensationMissingError: As for `rollback`.
             ConflictError: As for `rollback`.
+            DamageError: As for `rollback`.
             InvalidInputError: There is no such saga.
             SagaRolledBack: As for `rollback`.
             SagaStuckError: As for `rollback`.

@@ -94,10 +94,10 @@ def _lists_before_the_mark(patch: pytest.MonkeyPatch) -> None:
         early[by] = yield from steps(saga, context)
         return (yield from mark(saga, by, target, fence, context))
 
-    def listed(saga: Any, context: Any) -> Flow[list[Operation]]:
+    def listed(saga: Any, context: Any, **options: Any) -> Flow[list[Operation]]:
         if saga.by in early:
             return early[saga.by]
-        return (yield from steps(saga, context))
+        return (yield from steps(saga, context, **options))
 
     patch.setattr(sagas, "mark", marked)
     patch.setattr(sagas, "steps", listed)

@@ -11,6 +11,7 @@ from langgraph_gcs_saver.flows.operations import Call, Claim, Outcome, Part
 from langgraph_gcs_saver.format import keys
 from langgraph_gcs_saver.format.manifest import Serialized
 from langgraph_gcs_saver.format.operations import Undo
+from langgraph_gcs_saver.saver import compensations
 from tests.incremental.eax import Eax
 
 pytestmark = pytest.mark.parametrize("store_uri", ["local"], indirect=True)
@@ -113,6 +114,32 @@ def test_a_step_that_is_said_to_be_of_another_saga(make_saver, raw, field):
     if field != "removed":
         with pytest.raises(DamageError):
             roll_back(saver, "other")
+
+
+@pytest.mark.parametrize("cipher", [None, KEY], ids=["clear", "encrypted"])
+@pytest.mark.parametrize("stored", ["other", "missing"])
+def test_a_rollback_undoes_nothing_if_a_query_may_miss_a_step(make_saver, raw, cipher, stored, monkeypatch):
+    monkeypatch.setattr(compensations, "_KNOWN", {})
+    undone = []
+    compensations.compensation("cancel a step")(lambda request, result, key: undone.append(result))
+    saver = make_saver(cipher=cipher)
+    with saver.thread("t").saga("trip") as saga:
+        for name in ("hotel", "flight"):
+            saga.once(name, lambda name=name: name, undo="cancel a step")
+    document = keys.operation_doc("t", saga.info().steps[0].key)
+    fields = dict(raw.documents()[document])
+    changed = {**fields, "saga": "other"} if stored == "other" else {**fields, "saga": None}
+    raw.set_document(document, {name: value for name, value in changed.items() if value is not None})
+    saga = make_saver(cipher=cipher).thread("t").saga("trip")
+    assert [step.name for step in saga.info().steps] == ["flight"]
+    for call in (lambda: saga.rollback(dry_run=True), saga.rollback, saga.resume):
+        with pytest.raises(DamageError, match=document):
+            call()
+    assert undone == []
+    assert [one.state for one in saver.admin.rollbacks()] == ["compensating"]
+    raw.set_document(document, fields)
+    assert saga.resume().state == "compensated"
+    assert undone == ["flight", "hotel"]
 
 
 def test_what_remains_possible_with_sagas(make_saver, raw):
