@@ -172,12 +172,7 @@ def _left(member: Member, found: Preparing, turn: float, waited: float, since: f
 # Quiescing
 
 
-def quiesce(
-    team: str,
-    names: Iterable[str],
-    timeout: float,
-    context: Context,  # noqa: ARG001 - as all flows that write
-) -> Flow[None]:
+def quiesce(team: str, names: Iterable[str], timeout: float) -> Flow[None]:
     """Ask the runs of members to end at their next boundary, and wait until no process holds the members' leases.
 
     A holder finds the wish with its next beat, up to a third of its lease's `ttl` later. A lease that has expired is
@@ -187,7 +182,6 @@ def quiesce(
         team: The team.
         names: The members.
         timeout: Seconds to wait.
-        context: Options and caches.
 
     Raises:
         ConflictError: A beat changed in every try to ask its writer.

@@ -92,7 +92,7 @@ def joining(team: str, member: str, docs: Mapping[str, Doc]) -> tuple[Write, ...
     return tuple([Create(name, found) for name, found in zip(names, fields, strict=True) if name not in docs])
 
 
-def join(team: str, member: str, context: Context) -> Flow[None]:  # noqa: ARG001 - as all flows that write
+def join(team: str, member: str) -> Flow[None]:
     """Make a thread a member of a team.
 
     Raises:
@@ -714,29 +714,26 @@ def _delete(names: Sequence[str]) -> Flow[None]:
         yield from Commit(tuple([Delete(name) for name in names[at : at + limits.COMMIT_WRITES]]))
 
 
-def break_(hold: Hold, context: Context) -> Flow[bool]:
-    """Mark the set of a hold as broken, before a checkpoint that it holds is deleted by force.
-
-    Returns:
-        Whether there is a committed set that now is broken.
+def break_(hold: Hold, context: Context) -> Flow[None]:
+    """Mark the set of a hold as broken, if it is committed, before a checkpoint that it holds is deleted by force.
 
     Raises:
         ConflictError: Others changed the set in every try.
     """
     if hold.kind != "set" or not hold.owner:
-        return False
+        return
     name = keys.set_doc(hold.owner, hold.name)
     for _ in range(MAX_TRIES):
         doc = (yield from GetDocs((name,))).get(name)
         if doc is None:
-            return False
+            return
         try:
             found = sets.parse(doc, context.codec)
         except DamagedError:
-            return False  # It cannot be read as a committed set.
+            return  # It cannot be read as a committed set.
         if found.state != "committed":
-            return False
+            return
         broken = sets.fields_of(replace(found, state="broken"), context.codec)
         if (yield from Commit((Merge(name, broken, update_time=found.time),))) is not None:
-            return True
+            return
     raise ConflictError(f"Set {hold.name!r} of team {hold.owner!r} changed {MAX_TRIES} times in a row. Call again.")

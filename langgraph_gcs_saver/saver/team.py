@@ -314,11 +314,11 @@ class TeamSets:
                 "them run under the lease of team.member(name)."
             )
         if quiesce:
-            yield from flows.members.quiesce(self.id, wanted, timeout, self._context)
+            yield from flows.members.quiesce(self.id, wanted, timeout)
         record = yield from flows.sets.begin(self.id, wanted, label, timeout, self._context, retention=self.retention)
         for name in wanted:
             if name not in joined:
-                yield from flows.sets.join(self.id, name, self._context)
+                yield from flows.sets.join(self.id, name)
         try:
             found = yield from flows.sets.prepare(self.id, record.set_id, self._context)
         except SetAbortedError as error:

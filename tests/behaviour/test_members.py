@@ -590,7 +590,7 @@ def test_a_quiet_team_has_runs_that_ended_at_a_boundary(saver: GCSSaver, other: 
     working = threading.Thread(target=work)
     working.start()
     entered.wait()
-    waiting = threading.Thread(target=perform, args=(other, members.quiesce(TEAM, NAMES, 600.0, other._context)))
+    waiting = threading.Thread(target=perform, args=(other, members.quiesce(TEAM, NAMES, 600.0)))
     waiting.start()
     eventually(lambda: (read(other, keys.beat_doc(team.member("left").id)) or {}).get("wish") == leases.WISH)
     # The holder finds the wish with its next beat, and asks its run to end.
@@ -612,7 +612,7 @@ def test_a_member_that_does_not_end_in_time_is_named_and_asked_no_more(saver: GC
         GCSSaver(stores=stores, interceptors=[clock]) as other,
         pytest.raises(SetAbortedError, match="still ran after 3 s: left") as caught,
     ):
-        perform(other, members.quiesce(TEAM, NAMES, 3.0, other._context))
+        perform(other, members.quiesce(TEAM, NAMES, 3.0))
     assert caught.value.missing == ("left",)
     assert clock.paused >= 3.0
     assert (read(saver, keys.beat_doc(lease.thread_id)) or {}).get("wish") is None

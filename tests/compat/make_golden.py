@@ -655,7 +655,7 @@ def teams(maker):
 
         with maker.own_times():
             for name in members:
-                run(sets_module.join(team, name, saver._context))
+                run(sets_module.join(team, name))
             write(1, members)
             lost = begin("before the deal", 30)
             run(sets_module.prepare(team, lost.set_id, saver._context))

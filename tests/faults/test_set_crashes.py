@@ -87,7 +87,7 @@ def _votes(saver: CrashingSaver, _: sets.SetRecord) -> None:
 
 
 STEPS: dict[str, Step] = {
-    "join": lambda saver, _: perform(saver, sets.join(TEAM, "c", saver._context)),
+    "join": lambda saver, _: perform(saver, sets.join(TEAM, "c")),
     "begin": lambda saver, _: begun(saver),
     "begin and prepare": lambda saver, _: prepared(saver, begun(saver).set_id),
     "vote and decide": _votes,

@@ -215,6 +215,7 @@ CALLS = {
     "pause": lambda tools: (("t",), {}),
     "status": lambda tools: (("t",), {}),
     "runs": lambda tools: ((), {}),
+    "rollbacks": lambda tools: ((), {}),
     "recoveries": lambda tools: ((), {}),
     "operations": lambda tools: (("t",), {}),
     "resolve_operation": lambda tools: (("t", "key"), {"not_done": True}),

@@ -177,7 +177,8 @@ def test_indexes_are_kept_for_what_queries_filter_by_and_for_nothing_large(tmp_p
     assert not without & filtered
     assert {pair for pair in stored - without if pair[0] not in ("lg_threads", "lg_runs")} == kept
     # None of the settings is for a field that is stored no more.
-    late = {("lg_operations", "late"), ("lg_sets", "set")}  # written only after a race, or for a team
+    # Written only after a race, for a team, or in a rollback.
+    late = {("lg_operations", "late"), ("lg_sets", "set"), ("lg_rollbacks", "document")}
     assert {pair for pair in unindexed() if pair[1] != "*"} - late == {
         pair for pair in without if pair[0] in ("lg_checkpoints", "lg_operations", "lg_sagas")
     }
@@ -201,7 +202,7 @@ def test_the_files_are_what_the_tools_take():
     others = {"lg_operations", "lg_batches", "lg_done", "lg_chunks", "lg_resume", "lg_recoveries", "lg_sagas"}
     others |= {"lg_blobs"}
     teams = {"lg_teams", "lg_members", "lg_sets", "lg_votes"}
-    assert checkpoints | others | teams | {"lg_cache"} == {collection for collection, _ in unindexed()}
+    assert checkpoints | others | teams | {"lg_cache", "lg_rollbacks"} == {collection for collection, _ in unindexed()}
 
 
 @pytest.mark.parametrize(("uri", "prefix"), [("gs://bucket/agents/v1?project=p", "agents/v1/"), ("gs://bucket", "")])

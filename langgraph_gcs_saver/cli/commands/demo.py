@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from enum import Enum
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from langgraph_gcs_saver.cli.views.terminal import CommandError, JsonOption, global_cipher, global_store
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from langgraph_gcs_saver.cli.demo.stage import Stage
 
 DOCUMENTS = 50
 
@@ -79,23 +84,25 @@ def demo(
     cipher = (global_cipher.get() or "") if cipher is None else cipher
     if story is not Story.RESUME and (ask or documents is not None):
         raise CommandError(f"--ask and --documents are options of the story resume, not of {story.value}", 2)
-    if story is Story.ONCE:
-        from langgraph_gcs_saver.cli.demo import play_once
-
-        play_once.play(store, cipher, keep=keep, as_json=as_json)
-    elif story is Story.WORKERS:
-        from langgraph_gcs_saver.cli.demo import play_workers
-
-        play_workers.play(store, cipher, keep=keep, as_json=as_json)
-    elif story is Story.TEAM:
-        from langgraph_gcs_saver.cli.demo import play_team
-
-        play_team.play(store, cipher, keep=keep, as_json=as_json)
-    elif story is Story.SAGA:
-        from langgraph_gcs_saver.cli.demo import play_saga
-
-        play_saga.play(store, cipher, keep=keep, as_json=as_json)
-    else:
+    if story is Story.RESUME:
         from langgraph_gcs_saver.cli.demo.play import play
 
         play(store, cipher, DOCUMENTS if documents is None else documents, keep=keep, ask=ask, as_json=as_json)
+        return
+    from langgraph_gcs_saver.cli.demo.stage import present
+
+    present(_played(story), store, cipher, keep=keep, as_json=as_json)
+
+
+def _played(story: Story) -> Callable[[Stage], dict[str, Any]]:
+    """The function that plays a story."""
+    match story:
+        case Story.ONCE:
+            from langgraph_gcs_saver.cli.demo.play_once import story as played
+        case Story.WORKERS:
+            from langgraph_gcs_saver.cli.demo.play_workers import story as played
+        case Story.TEAM:
+            from langgraph_gcs_saver.cli.demo.play_team import story as played
+        case _:
+            from langgraph_gcs_saver.cli.demo.play_saga import story as played
+    return played

@@ -27,7 +27,7 @@ from langgraph_gcs_saver.cli.demo.payment import (
     work,
 )
 from langgraph_gcs_saver.cli.demo.provider import Provider
-from langgraph_gcs_saver.cli.demo.stage import Stage, ending, present, was_killed
+from langgraph_gcs_saver.cli.demo.stage import Stage, ending, was_killed
 from langgraph_gcs_saver.cli.views.terminal import CommandError, open_saver, plain
 
 ORDER: Order = {"order": 17, "cents": 990}
@@ -52,22 +52,8 @@ class Ran:
     mails: int
 
 
-def play(store: str | None, cipher: str, *, keep: bool, as_json: bool) -> None:
-    """Play the story, narrate it, and check what it claims.
-
-    Args:
-        store: Connection string; a temporary directory if not given.
-        cipher: As `--cipher` names it; empty for none.
-        keep: Whether a temporary directory stays.
-        as_json: Whether to print one JSON document and nothing else.
-
-    Raises:
-        CommandError: A claim of the story is not true.
-    """
-    present(_story, store, cipher, keep=keep, as_json=as_json)
-
-
-def _story(stage: Stage) -> dict[str, Any]:
+def story(stage: Stage) -> dict[str, Any]:
+    """Play the story, and narrate it. It returns what happened, with the statements of `proof`."""
     with open_saver(stage.store, stage.cipher, may_create=True, serde=SERDE) as saver:
         say = stage.say
         say("An agent charges a card, and confirms by e-mail. A fake provider counts.")

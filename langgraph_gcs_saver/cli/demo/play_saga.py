@@ -10,7 +10,7 @@ from langgraph_gcs_saver import GCSSaver
 from langgraph_gcs_saver.cli.demo.agent import SERDE, thread_config
 from langgraph_gcs_saver.cli.demo.child import Failed, started
 from langgraph_gcs_saver.cli.demo.provider import Provider
-from langgraph_gcs_saver.cli.demo.stage import Stage, ending, present, was_killed
+from langgraph_gcs_saver.cli.demo.stage import Stage, ending, was_killed
 from langgraph_gcs_saver.cli.demo.trip import BOOKED, PAY, SAGA, Ended, Halted, Task, Trip, build, work
 from langgraph_gcs_saver.cli.views.terminal import CommandError, open_saver
 
@@ -30,22 +30,8 @@ class Ran:
     ended: str
 
 
-def play(store: str | None, cipher: str, *, keep: bool, as_json: bool) -> None:
-    """Play the story, narrate it, and check what it claims.
-
-    Args:
-        store: Connection string; a temporary directory if not given.
-        cipher: As `--cipher` names it; empty for none.
-        keep: Whether a temporary directory stays.
-        as_json: Whether to print one JSON document and nothing else.
-
-    Raises:
-        CommandError: A claim of the story is not true.
-    """
-    present(_story, store, cipher, keep=keep, as_json=as_json)
-
-
-def _story(stage: Stage) -> dict[str, Any]:
+def story(stage: Stage) -> dict[str, Any]:
+    """Play the story, and narrate it. It returns what happened, with the statements of `proof`."""
     with open_saver(stage.store, stage.cipher, may_create=True, serde=SERDE) as saver:
         say, trip = stage.say, _Trip(stage, saver)
         say("An agent books a flight, a hotel and a car, and pays. The steps are a saga: all done, or all undone.")

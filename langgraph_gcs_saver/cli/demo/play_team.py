@@ -24,7 +24,7 @@ from langgraph_gcs_saver.cli.demo.deal import (
     done,
     work,
 )
-from langgraph_gcs_saver.cli.demo.stage import Stage, ending, present, was_killed
+from langgraph_gcs_saver.cli.demo.stage import Stage, ending, was_killed
 from langgraph_gcs_saver.cli.views.terminal import CommandError, open_saver
 
 if TYPE_CHECKING:
@@ -71,22 +71,8 @@ class Act:
     after: dict[str, int] = field(default_factory=dict)
 
 
-def play(store: str | None, cipher: str, *, keep: bool, as_json: bool) -> None:
-    """Play the story, narrate it, and check what it claims.
-
-    Args:
-        store: Connection string; a temporary directory if not given.
-        cipher: As `--cipher` names it; empty for none.
-        keep: Whether a temporary directory stays.
-        as_json: Whether to print one JSON document and nothing else.
-
-    Raises:
-        CommandError: A claim of the story is not true.
-    """
-    present(_story, store, cipher, keep=keep, as_json=as_json)
-
-
-def _story(stage: Stage) -> dict[str, Any]:
+def story(stage: Stage) -> dict[str, Any]:
+    """Play the story, and narrate it. It returns what happened, with the statements of `proof`."""
     with open_saver(stage.store, stage.cipher, may_create=True, serde=SERDE) as saver, ExitStack() as processes:
         team_id = f"demo-{secrets.token_hex(4)}"
         play = _Deal(stage, saver, saver.team(team_id, members=MEMBERS), processes)

@@ -13,7 +13,7 @@ from typing import Any, cast
 from langgraph_gcs_saver import GCSSaver
 from langgraph_gcs_saver.cli.demo.agent import SERDE
 from langgraph_gcs_saver.cli.demo.child import Child, Failed, started
-from langgraph_gcs_saver.cli.demo.stage import Stage, present
+from langgraph_gcs_saver.cli.demo.stage import Stage
 from langgraph_gcs_saver.cli.demo.turns import TTL, Fenced, Finished, Task, Turns, Waiting, build, work
 from langgraph_gcs_saver.cli.views.terminal import CommandError, open_saver
 from langgraph_gcs_saver.errors import StoreUnavailableError
@@ -57,24 +57,14 @@ class Ended:
     forks: int
 
 
-def play(store: str | None, cipher: str, *, keep: bool, as_json: bool) -> None:
-    """Play the story, narrate it, and check what it claims.
-
-    Args:
-        store: Connection string; a temporary directory if not given.
-        cipher: As `--cipher` names it; empty for none.
-        keep: Whether a temporary directory stays.
-        as_json: Whether to print one JSON document and nothing else.
+def story(stage: Stage) -> dict[str, Any]:
+    """Play the story, and narrate it. It returns what happened, with the statements of `proof`.
 
     Raises:
-        CommandError: A claim of the story is not true, or this system cannot stop processes.
+        CommandError: This system cannot stop processes.
     """
     if sys.platform == "win32":
         raise CommandError("Windows cannot stop a process and let it continue, so this story needs another system", 2)
-    present(_story, store, cipher, keep=keep, as_json=as_json)
-
-
-def _story(stage: Stage) -> dict[str, Any]:
     with open_saver(stage.store, stage.cipher, may_create=True, serde=SERDE) as saver:
         stage.say(f"Ada and Bob are workers. They run one thread of {STEPS} steps.")
         stage.say(f"SIGSTOP stops Ada in step {STOP_AT}, and Bob continues. Then Ada wakes up.")
