@@ -13,10 +13,10 @@ from langgraph_gcs_saver.cli.views.terminal import (
     JsonOption,
     StoreOption,
     ThreadArgument,
-    console,
     open_admin,
-    plain,
     print_json,
+    print_lines,
+    print_list,
 )
 
 if TYPE_CHECKING:
@@ -42,13 +42,7 @@ def list_(
     """
     with open_admin(store, cipher) as admin:
         found = admin.batches(thread)
-    if as_json:
-        print_json([asdict(one) for one in found])
-        return
-    for one in found:
-        console().print(plain(_line(one)), soft_wrap=True)
-    if not found:
-        console().print(plain("No batches."))
+    print_list(found, asdict, _line, "No batches.", as_json=as_json)
 
 
 @batches.command("show")
@@ -71,9 +65,7 @@ def show_batch(
     if as_json:
         print_json(asdict(found[0]))
         return
-    console().print(plain(_line(found[0])), soft_wrap=True)
-    for key, failure in found[0].failed.items():
-        console().print(plain(f"  {key}: {failure}"), soft_wrap=True)
+    print_lines([_line(found[0]), *(f"  {key}: {failure}" for key, failure in found[0].failed.items())])
 
 
 def _line(found: BatchInfo) -> str:

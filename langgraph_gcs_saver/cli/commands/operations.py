@@ -14,10 +14,10 @@ from langgraph_gcs_saver.cli.views.terminal import (
     CommandError,
     JsonOption,
     StoreOption,
-    console,
     open_admin,
-    plain,
     print_json,
+    print_lines,
+    print_list,
 )
 
 if TYPE_CHECKING:
@@ -66,13 +66,7 @@ def list_(
     """
     with open_admin(store, cipher) as admin:
         found = admin.operations(_thread(thread), unresolved=unresolved)
-    if as_json:
-        print_json([_shown(one) for one in found])
-        return
-    for one in found:
-        console().print(plain(str(one)), soft_wrap=True)
-    if not found:
-        console().print(plain("No operations."))
+    print_list(found, _shown, str, "No operations.", as_json=as_json)
 
 
 @operations.command("show")
@@ -140,4 +134,4 @@ def _print(found: OperationInfo, *, as_json: bool) -> None:
     if as_json:
         print_json(_shown(found))
     else:
-        console().print(plain(str(found)), soft_wrap=True)
+        print_lines([str(found)])

@@ -23,12 +23,12 @@ from langgraph_gcs_saver.cli.views.terminal import (
     ThreadArgument,
     YesOption,
     confirm,
-    console,
     importing,
     open_admin,
     open_saver,
-    plain,
     print_json,
+    print_lines,
+    print_list,
     progress,
 )
 
@@ -66,7 +66,7 @@ def list_(
     """
     with open_admin(store, cipher) as admin:
         found = admin.sagas(thread)
-    _print_all([(one.saga_id, one) for one in found], as_json=as_json, none="No sagas.")
+    print_list(found, _shown, lambda one: f"{one.saga_id}: {_line(one)}", "No sagas.", as_json=as_json)
 
 
 @saga.command("rollbacks")
@@ -90,8 +90,13 @@ def rollbacks(
     late = Late()
     with open_admin(store, cipher) as admin, progress("reading sagas"), late.after(found):
         found.extend(admin.rollbacks(state=state))
-    shown = [(f"{shlex.quote(one.thread_id)} {shlex.quote(one.saga_id)}", one) for one in found]
-    _print_all(shown, as_json=as_json, none="No rollbacks.")
+    print_list(
+        found,
+        _shown,
+        lambda one: f"{shlex.quote(one.thread_id)} {shlex.quote(one.saga_id)}: {_line(one)}",
+        "No rollbacks.",
+        as_json=as_json,
+    )
     late.end()
 
 
@@ -171,9 +176,9 @@ def rollback(
             return
         order = ". To undo, in this order:" if found.steps else ", and no step is to be undone."
         steps = [f"  {step}" for step in found.steps]
-        _print_lines([f"Saga {saga_id!r} of thread {thread!r} is {found.state}{order}", *steps], is_quiet=as_json)
+        print_lines([f"Saga {saga_id!r} of thread {thread!r} is {found.state}{order}", *steps], is_quiet=as_json)
         if dry_run:
-            _print_lines(["A dry run: nothing was done."])
+            print_lines(["A dry run: nothing was done."])
             return
         confirm("Undo its steps?" if to is None else f"Undo its steps after savepoint {to!r}?", yes=yes)
         found = _ended(partial(one.rollback, to), partial(one.arollback, to))
@@ -234,16 +239,9 @@ def _shown(found: SagaInfo) -> dict[str, Any]:
     }
 
 
-def _print_all(found: list[tuple[str, SagaInfo]], *, as_json: bool, none: str) -> None:
-    """Print sagas, each by a name."""
-    if as_json:
-        print_json([_shown(one) for _, one in found])
-        return
-    for name, one in found:
-        undone = sum(step.state == "undone" for step in one.steps)
-        console().print(plain(f"{name}: {one.state}, steps: {len(one.steps)}, undone: {undone}"), soft_wrap=True)
-    if not found:
-        console().print(plain(none))
+def _line(found: SagaInfo) -> str:
+    undone = sum(step.state == "undone" for step in found.steps)
+    return f"{found.state}, steps: {len(found.steps)}, undone: {undone}"
 
 
 def _print(found: SagaInfo, *, as_json: bool) -> None:
@@ -254,9 +252,4 @@ def _print(found: SagaInfo, *, as_json: bool) -> None:
         f"  savepoint {name} holds {'no checkpoint' if checkpoint_id is None else f'checkpoint {checkpoint_id}'}"
         for name, checkpoint_id in found.savepoints.items()
     ]
-    _print_lines([*str(found).splitlines(), *held])
-
-
-def _print_lines(lines: list[str], *, is_quiet: bool = False) -> None:
-    for line in lines:
-        console(is_quiet=is_quiet).print(plain(line), soft_wrap=True)
+    print_lines([*str(found).splitlines(), *held])

@@ -6,7 +6,7 @@ import inspect
 import json
 import os
 import sys
-from collections.abc import Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
@@ -22,6 +22,8 @@ from rich.text import Text
 from langgraph_gcs_saver.address import Address, LocalAddress, MemoryAddress, parse
 from langgraph_gcs_saver.cli.modules import NamingError, find, raised
 from langgraph_gcs_saver.errors import GCSSaverError, StoreNotFoundError
+
+T = TypeVar("T")
 
 if TYPE_CHECKING:
     from langgraph.checkpoint.serde.base import CipherProtocol, SerializerProtocol
@@ -235,6 +237,30 @@ def no_thread(*threads: str) -> CommandError:
 def print_json(value: Any) -> None:
     r"""Print one JSON document. Characters outside of ASCII are escaped as `\u001b`: no terminal acts on them."""
     print(indented_json(value, ensure_ascii=True))
+
+
+def print_lines(lines: Iterable[str], *, is_quiet: bool = False) -> None:
+    """Print lines as they are, without a break where the terminal ends."""
+    for line in lines:
+        console(is_quiet=is_quiet).print(plain(line), soft_wrap=True)
+
+
+def print_list(
+    found: Sequence[T], shown: Callable[[T], Any], line: Callable[[T], str], none: str, *, as_json: bool
+) -> None:
+    """Print what a command has found.
+
+    Args:
+        found: The results.
+        shown: A result for JSON.
+        line: A result for people.
+        none: What to print if there are no results.
+        as_json: Whether to print one JSON document.
+    """
+    if as_json:
+        print_json([shown(one) for one in found])
+    else:
+        print_lines(map(line, found) if found else [none])
 
 
 _LEVELS = 20
