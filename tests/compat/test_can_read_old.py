@@ -13,7 +13,7 @@ from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
 from langgraph_gcs_saver import GCSSaver
 from langgraph_gcs_saver.engine.runner import run as perform
-from langgraph_gcs_saver.errors import ClearTextError
+from langgraph_gcs_saver.errors import ClearTextError, SagaStuckError
 from langgraph_gcs_saver.flows import operations, sagas
 from langgraph_gcs_saver.format.dictionary import DICTIONARY
 from langgraph_gcs_saver.format.keys import checkpoint_doc
@@ -679,8 +679,23 @@ def test_sagas_and_teams_are_written_now_as_they_were_then(tmp_path):
     now, then = expected(tmp_path / "new"), expected(GOLDEN_COORDINATED)
     if now.pop("zstd") == then.pop("zstd"):
         assert objects(tmp_path / "new") == objects(GOLDEN_COORDINATED)
-        assert rows(tmp_path / "new") == rows(shutil.copytree(GOLDEN_COORDINATED, tmp_path / "golden"))
+        written = rows(tmp_path / "new")
+        # Then, no list of rollbacks was kept. Nothing else has changed.
+        noted = [row for row in written if row[0] == "lg_rollbacks"]
+        former = rows(shutil.copytree(GOLDEN_COORDINATED, tmp_path / "golden"))
+        assert [row for row in written if row not in noted] == former
+        assert len(noted) == sum(one["state"] in ("compensating", "stuck") for one in then["sagas"])
     assert now == then
+
+
+def test_a_rollback_that_was_begun_before_there_was_a_list_is_listed_once_it_changes(coordinated):
+    with GCSSaver.from_conn_string(coordinated.as_uri()) as saver:
+        assert list(saver.admin.rollbacks()) == []
+        stuck = saver.thread("sagas").saga("trip-9")
+        assert stuck.info().state == "stuck"
+        with pytest.raises(SagaStuckError):
+            stuck.resume()
+        assert [one.saga_id for one in saver.admin.rollbacks()] == ["trip-9"]
 
 
 # Blobs
