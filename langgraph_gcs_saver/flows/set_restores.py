@@ -1,7 +1,7 @@
 """Restores a consistent set: all members of a team continue from the checkpoints of the set, or none does.
 
 A restore reserves the set first: it writes digits of its own into the set's document, as it was read. Then it reads
-every byte that the set holds, takes the leases of all members in order of thread id, and makes all forks in one commit
+every byte that the set holds, takes the leases of all members, some at a time, and makes all forks in one commit
 (`flows.forks`). The commit requires all leases, and the set's document as it was reserved. Whatever crashes, all
 members have forks, or none has.
 
@@ -31,6 +31,7 @@ from langgraph_gcs_saver.engine.effects import (
     QueryDocs,
     Write,
 )
+from langgraph_gcs_saver.engine.steps import together
 from langgraph_gcs_saver.errors import (
     ConflictError,
     GCSSaverError,
@@ -38,6 +39,7 @@ from langgraph_gcs_saver.errors import (
     SetAbortedError,
 )
 from langgraph_gcs_saver.flows import active, forks, leases, recoveries, runs, sets
+from langgraph_gcs_saver.flows.batches import in_batches
 from langgraph_gcs_saver.flows.context import MAX_TRIES, Context
 from langgraph_gcs_saver.flows.fences import Fence
 from langgraph_gcs_saver.flows.forks import ForkPlan
@@ -51,7 +53,10 @@ from langgraph_gcs_saver.portable import PortableSerializer
 from langgraph_gcs_saver.results import RestorePlan
 
 TTL = 60.0
-"""Seconds for which a restore's leases last, and one more for each member: they are taken one after the other."""
+"""Seconds for which a restore's leases last, and one more for each member: not all are taken at the same time."""
+
+LEASES_AT_ONCE = 10
+"""How many leases are taken at the same time. Each takes a read, two commits, and a query between these."""
 
 MOST_WRITES = 1000
 """Most writes of the commit. A member without subgraphs that keep their state takes seven, or eight if `run` stored its
@@ -255,6 +260,7 @@ class _Restoring:
         context: Options and caches.
         nonce: Digits of this restore.
         fences: The leases that it holds, by thread.
+        asked: The nonces of the leases that it is taking, by thread. Any of them may be its own already.
     """
 
     def __init__(self, found: SetRecord, plan: RestorePlan, owner: str, context: Context) -> None:
@@ -264,6 +270,7 @@ class _Restoring:
         self.context = context
         self.nonce = context.new_attempt()
         self.fences: dict[str, Fence] = {}
+        self.asked: dict[str, str] = {}
 
     def flow(self) -> Flow[RestorePlan]:
         began = yield from Now()
@@ -322,13 +329,18 @@ class _Restoring:
                 raise error
 
     def _take_leases(self, reserved: SetRecord) -> Flow[None]:
-        """Take the leases of all members, in order of thread id. This fences their holders."""
+        """Take the leases of all members, some at a time in order of thread id. This fences their holders."""
         riders = _Reservation(reserved)
-        ttl = TTL + len(reserved.members)
-        for thread_id in _threads(reserved):
-            request = leases.Acquire(thread_id, self.owner, self.context.new_attempt(), ttl, take_over=True)
-            acquired = yield from leases.Acquisition(request, 0.0, self.context, riders).flow()
-            self.fences[thread_id] = acquired.fence
+        for batch in in_batches(_threads(reserved), lambda _: 1, most=LEASES_AT_ONCE, most_bytes=LEASES_AT_ONCE):
+            yield from together(*(self._take_lease(thread_id, riders) for thread_id in batch))
+
+    def _take_lease(self, thread_id: str, riders: _Reservation) -> Flow[None]:
+        nonce, ttl = self.context.new_attempt(), TTL + len(riders.reserved.members)
+        self.asked[thread_id] = nonce
+        request = leases.Acquire(thread_id, self.owner, nonce, ttl, take_over=True)
+        acquired = yield from leases.Acquisition(request, 0.0, self.context, riders).flow()
+        self.fences[thread_id] = acquired.fence
+        del self.asked[thread_id]
 
     def _commit(self, reserved: SetRecord, began: float) -> Flow[list[ForkPlan]]:
         """Make all forks, in one commit, from what the threads are then."""
@@ -368,3 +380,5 @@ class _Restoring:
         """Give the leases back. One that was lost is another process's now."""
         for fence in self.fences.values():
             yield from leases.release(fence, self.context)
+        for thread_id, nonce in self.asked.items():
+            yield from leases.give_back(thread_id, nonce)

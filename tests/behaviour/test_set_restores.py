@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from langgraph_gcs_saver import GCSSaver
-from langgraph_gcs_saver.engine.effects import Commit, Create, Emit, Merge
+from langgraph_gcs_saver.engine.effects import Commit, Create, Emit, Gather, Merge
 from langgraph_gcs_saver.errors import (
     CheckpointCorruptError,
     CheckpointVerificationError,
@@ -18,6 +18,7 @@ from langgraph_gcs_saver.errors import (
     FencedError,
     InvalidInputError,
     SetAbortedError,
+    StoreUnavailableError,
     ThreadBusyError,
 )
 from langgraph_gcs_saver.flows import leases, set_restores, sets
@@ -28,6 +29,7 @@ from langgraph_gcs_saver.policy.retention import KeepLast
 from langgraph_gcs_saver.portable.edits import next_id
 from langgraph_gcs_saver.results import RestorePlan
 from langgraph_gcs_saver.testing.crash import put_arguments
+from langgraph_gcs_saver.testing.interceptors import CountingInterceptor
 from tests.behaviour.test_forks import LOCAL, Spoiling, acquire, is_whole, loop, perform
 from tests.system.raw import open_raw
 
@@ -167,7 +169,7 @@ def test_a_later_restore_ends_an_earlier_one(make_saver: Callable[..., GCSSaver]
     found = save_set(saver)
     flow = set_restores.restore(TEAM, found.set_id, dry_run=False, owner="slow", context=saver._context)
     effect = next(flow)
-    while not (isinstance(effect, Commit) and any(isinstance(write, Create) for write in effect.writes)):
+    while not takes_leases(effect):
         value = None if isinstance(effect, Emit) else saver._backend.perform(effect)
         effect = flow.send(value)
     done = restore(other, found.set_id)
@@ -177,6 +179,68 @@ def test_a_later_restore_ends_an_earlier_one(make_saver: Callable[..., GCSSaver]
         thread: fork for (thread, ns), fork in done.forks.items() if not ns
     }
     assert all(saver.thread(thread).status().lease is None for thread in THREADS.values())
+
+
+def takes_leases(effect: Any) -> bool:
+    """Whether an effect takes leases that no process has had before."""
+    commits = effect.effects if isinstance(effect, Gather) else ()
+    return any(isinstance(one, Commit) and any(isinstance(write, Create) for write in one.writes) for one in commits)
+
+
+@LOCAL
+def test_leases_are_taken_some_at_a_time(make_saver: Callable[..., GCSSaver], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(set_restores, "LEASES_AT_ONCE", 2)
+    counting = CountingInterceptor()
+    saver = make_saver(interceptors=[counting])
+    stored(saver, 2)
+    found = save_set(saver)
+    counting.rounds.clear()
+    restore(saver, found.set_id)
+    lease = ("GetDocs", "Commit", "QueryDocs", "Commit")
+    rounds = [(kind,) * number for number in (2, 1) for kind in lease]
+    first = counting.rounds.index(rounds[0])
+    assert counting.rounds[first : first + len(rounds)] == rounds
+
+
+@LOCAL
+def test_a_restore_that_gets_no_lease_of_a_member_gives_back_those_of_the_others(
+    make_saver: Callable[..., GCSSaver], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saver = make_saver()
+    stored(saver, 2)
+    found, before = save_set(saver), tips(saver)
+    verify = set_restores._Restoring._verify
+
+    def verified(self: Any, reserved: SetRecord) -> Any:
+        yield from verify(self, reserved)
+        yield from Commit((Merge(keys.thread_doc(THREADS["extract-2"]), {"deleting": "0" * 12}),))
+
+    monkeypatch.setattr(set_restores._Restoring, "_verify", verified)
+    with pytest.raises(ThreadBusyError, match="is being deleted"):
+        restore(saver, found.set_id)
+    assert tips(saver) == before
+    assert list(saver.admin.leases()) == []
+    assert saver._context.fences == {}
+    assert perform(saver, sets.read(TEAM, found.set_id, saver._context)).restoring is None
+
+
+@LOCAL
+def test_an_outage_while_leases_are_taken_leaves_none(make_saver: Callable[..., GCSSaver]) -> None:
+    """One of the commits is applied, and the others fail."""
+    saver = make_saver()
+    stored(saver, 2)
+    found = save_set(saver)
+    flow = set_restores.restore(TEAM, found.set_id, dry_run=False, owner="slow", context=saver._context)
+    effect = next(flow)
+    while not takes_leases(effect):
+        effect = flow.send(None if isinstance(effect, Emit) else saver._backend.perform(effect))
+    saver._backend.perform(effect.effects[0])
+    assert len(list(saver.admin.leases())) == 1
+    effect = flow.throw(StoreUnavailableError("an outage"))
+    with pytest.raises(StoreUnavailableError, match="an outage"):
+        perform(saver, resumed(flow, effect))
+    assert list(saver.admin.leases()) == []
+    restore(saver, found.set_id)
 
 
 def resumed(flow: Any, effect: Any) -> Any:
