@@ -7,6 +7,9 @@ sqlite3 as its `__cause__`.
 In the main thread, a signal handler can raise an exception between any two steps of Python. So a runner makes the main
 thread's calls in a thread that signals do not interrupt. A half that stays intact when a call is interrupted has a true
 attribute `survives_signals`, and is called in the main thread.
+
+Requests at the same time are made on several threads. A half whose requests wait for no network has a true attribute
+`is_local`, and its requests are made one after the other: a change of threads takes longer than one of them.
 """
 
 from __future__ import annotations

@@ -122,6 +122,7 @@ class Backend:
         self._limit = timeout + GRACE_SECONDS
         self._documents_survive = getattr(documents, "survives_signals", False)
         self._blobs_survive = getattr(blobs, "survives_signals", False)
+        self._documents_are_local = getattr(documents, "is_local", False)
         self._pools = PerProcess(partial(_Pools, max_threads, self._limit))
         self._closed = False
         self._intercept(interceptors)
@@ -162,7 +163,13 @@ class Backend:
         return tuple(self._together(effect.effects))
 
     def _perform_all(self, effects: Sequence[Effect[Any]]) -> tuple[Any, ...]:
+        if self._are_local(effects):
+            return tuple(map(self.perform, effects))
         return self._apart(self._threads().beside, self.perform, *effects)
+
+    def _are_local(self, effects: Sequence[Effect[Any]]) -> bool:
+        """Whether effects are performed one after the other, because none of them waits for a network."""
+        return self._documents_are_local and all(isinstance(one, DocumentRequest) for one in effects)
 
     def _perform(self, effect: Effect[Any]) -> Any:
         match effect:
@@ -213,6 +220,8 @@ class Backend:
         return tuple(await self._atogether(effect.effects))
 
     async def _aperform_all(self, effects: Sequence[Effect[Any]]) -> tuple[Any, ...]:
+        if self._are_local(effects):
+            return tuple([await self.aperform(one) for one in effects])
         return await gather_or_cancel([self.aperform(one) for one in effects])
 
     async def _aperform(self, effect: Effect[Any]) -> Any:

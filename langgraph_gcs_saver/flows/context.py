@@ -32,6 +32,7 @@ MAX_TRIES = 16
 """How many commits a call tries before it raises `ConflictError`."""
 
 _HEADS_BYTES = 32 << 20
+_TIPS_BYTES = 4 << 20
 
 
 @record(frozen=True, slots=True)
@@ -126,6 +127,7 @@ class Context:
         binding: The place of objects; `None` for a store whose documents and objects cannot be separated.
         companions: What rides in the commits of puts and pending writes, in the order in which they are asked.
         heads: Checkpoints as last seen, by document name.
+        tips: The name of the document that a read of the latest checkpoint should find, by thread and namespace.
         noted: Threads whose own documents are known to exist, by name, with the time when they were written.
         guards: When threads' own documents last changed, by name, as claims of operations have seen them.
         steps: The last step stored, by thread and namespace, if the saver has a retention.
@@ -149,6 +151,7 @@ class Context:
     binding: Binding | None = None
     companions: tuple[Companion, ...] = ()
     heads: ByteCache[str, Head] = field(default_factory=lambda: ByteCache(_HEADS_BYTES))
+    tips: ByteCache[tuple[str, str], str] = field(default_factory=lambda: ByteCache(_TIPS_BYTES))
     noted: ByteCache[str, float] = field(default_factory=lambda: ByteCache(1 << 20))
     guards: ByteCache[str, int] = field(default_factory=lambda: ByteCache(1 << 20))
     steps: ByteCache[tuple[str, str], int] = field(default_factory=lambda: ByteCache(1 << 20))
@@ -210,6 +213,15 @@ class Context:
         """Keep a head for the next put. Its size in memory is estimated."""
         size = 1000 + sum(600 + 400 * len(ref.chain) for ref in head.manifest.channels.values())
         self.heads.put(head.manifest.name, head, size)
+
+    def expect(self, thread_id: str, ns: str, name: str) -> None:
+        """Expect that the latest checkpoint of a namespace stays the one whose document has this name."""
+        self.tips.put((thread_id, ns), name, 100 + len(thread_id) + len(ns) + len(name))
+
+    def expected(self, thread_id: str, ns: str) -> Head | None:
+        """The head of the latest checkpoint of a namespace, if this process has stored or read it and remembers it."""
+        name = self.tips.get((thread_id, ns))
+        return None if name is None else self.heads.get(name)
 
     def outdate(self, doc: Doc) -> None:
         """Forget the head of a document that this process has changed, and that was as given before.

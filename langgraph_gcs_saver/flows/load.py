@@ -9,7 +9,7 @@ from itertools import takewhile
 from typing import Any
 
 from langgraph_gcs_saver.engine import gc_pause
-from langgraph_gcs_saver.engine.effects import Compute, Doc, Emit, Flow, Gather, GetDocs, QueryDocs
+from langgraph_gcs_saver.engine.effects import Compute, Doc, Effect, Emit, Flow, Gather, GetDocs, QueryDocs
 from langgraph_gcs_saver.errors import (
     CheckpointCorruptError,
     ClearTextError,
@@ -71,8 +71,8 @@ class Loaded:
     """The id of the damaged latest checkpoint that it replaces."""
 
 
-_WriteDocs = dict[tuple[str, str], list[Doc]]
-"""Documents of pending writes by thread and namespace."""
+_Answers = dict[Effect[Any], Any]
+"""What was asked before it was known whether it is needed, and the answers."""
 
 
 @record(frozen=True, slots=True)
@@ -195,7 +195,11 @@ def _get(
     """
     before: object = None
     for _ in range(RESTARTS):
-        doc, write_docs = yield from _find(thread_id, ns, checkpoint_id, after)
+        doc, answers = yield from (
+            _find_latest(thread_id, ns, after, context)
+            if checkpoint_id is None
+            else _find(thread_id, ns, checkpoint_id)
+        )
         if doc is None:
             time = (yield from _emptied(thread_id, ns)) if checkpoint_id is None and after is None else None
             if time is not None:
@@ -207,7 +211,7 @@ def _get(
             return None, None
         try:
             found = Found(doc, (yield from read_manifest(doc, context.codec)))
-            loaded = yield from _load([found], write_docs, loads, context)
+            loaded = yield from _load([found], answers, loads, context)
         except DamagedError as damage:
             seen = (damage.reason, damage.channel, damage.frame, doc.update_time)
             if seen == before:
@@ -223,21 +227,61 @@ def _get(
     )
 
 
-def _find(thread_id: str, ns: str, checkpoint_id: str | None, after: str | None) -> Flow[tuple[Doc | None, _WriteDocs]]:
-    """The checkpoint's document. With an id, also the documents of its pending writes, in the same round."""
-    if checkpoint_id is None:
-        where = (("ns", keys.enc(ns, "namespace")),)
-        while docs := (yield from QueryDocs(keys.checkpoints(thread_id), where=where, after=after, limit=1)):
-            if keys.is_in_ns(docs[0].name, ns):
-                return docs[0], {}
-            after = docs[0].name
-        return None, {}
+def _find(thread_id: str, ns: str, checkpoint_id: str) -> Flow[tuple[Doc | None, _Answers]]:
+    """The document of a checkpoint, and those of its pending writes, in the same round."""
     name = keys.checkpoint_doc(thread_id, ns, checkpoint_id)
-    got, write_docs = yield from Gather((GetDocs((name,)), query(thread_id, ns, checkpoint_id, checkpoint_id)))
+    writes = query(thread_id, ns, checkpoint_id, checkpoint_id)
+    got, write_docs = yield from Gather((GetDocs((name,)), writes))
     doc = got.get(name)
     if doc is not None and manifest.kind_of(doc) is manifest.DocumentKind.STRIPPED:
         doc = None
-    return doc, {(thread_id, ns): write_docs}
+    return doc, {writes: write_docs}
+
+
+def _find_latest(thread_id: str, ns: str, after: str | None, context: Context) -> Flow[tuple[Doc | None, _Answers]]:
+    """The document of the newest checkpoint after the document `after`.
+
+    If this process remembers which checkpoint is the latest, the rest of that one is read in the same round. It counts
+    only if the latest checkpoint is that one, and its document has not changed since the process has seen it. So the
+    document was as it is now at the time when the rest was read, whichever of the two was read first.
+    """
+    expected = context.expected(thread_id, ns) if after is None else None
+    where = (("ns", keys.enc(ns, "namespace")),)
+    latest = QueryDocs(keys.checkpoints(thread_id), where=where, after=after, limit=1)
+    ahead: tuple[Effect[Any], ...] = ()
+    answers: list[Any] = []
+    if expected is None:
+        docs = yield from latest
+    else:
+        ahead = _needs(expected, context)
+        docs, *answers = yield from Gather((latest, *ahead))
+    while docs and not keys.is_in_ns(docs[0].name, ns):
+        docs = yield from replace(latest, after=docs[0].name)
+    doc = docs[0] if docs else None
+    if expected is None:
+        if doc is not None and after is None:
+            context.expect(thread_id, ns, doc.name)
+    elif doc is None or doc.name != expected.manifest.name:
+        # Other processes write to this thread. The next read expects nothing, because a wrong guess is billed.
+        context.tips.drop((thread_id, ns))
+    elif _is_unchanged(doc, expected):
+        return doc, dict(zip(ahead, answers, strict=True))
+    return doc, {}
+
+
+def _is_unchanged(doc: Doc, seen: Head) -> bool:
+    return doc.update_time == seen.update_time
+
+
+def _needs(head: Head, context: Context) -> tuple[Effect[Any], ...]:
+    """What reads the rest of a checkpoint whose document is being read: its pending writes, and frames elsewhere."""
+    known = head.manifest
+    writes = query(known.thread_id, known.ns, known.checkpoint_id, known.checkpoint_id)
+    frames = [frame for ref in known.channels.values() for frame in ref.chain]
+    if all(frame.owner is None and frame.attempt is None for frame in frames):
+        return (writes,)
+    own = Doc(known.name, {"frames": b""}, 0, 0)
+    return (writes, *Sources([Found(own, known)], context).fetches())
 
 
 def list_page(
@@ -407,8 +451,8 @@ def _ids(search: Search, doc: Doc, known: Manifest | None) -> tuple[str | None, 
 # Loading: everything that some checkpoints need, in one round
 
 
-def _load(found: list[Found], write_docs: _WriteDocs, loads: Loads, context: Context) -> Flow[list[Loaded]]:
-    """Fetch, verify and deserialize the values and pending writes of checkpoints.
+def _load(found: list[Found], answers: _Answers, loads: Loads, context: Context) -> Flow[list[Loaded]]:
+    """Fetch, verify and deserialize the values and pending writes of checkpoints. What `answers` has is not read again.
 
     Returns:
         All of them, or only the first ones, if the pending writes of the rest would take too much memory.
@@ -421,19 +465,20 @@ def _load(found: list[Found], write_docs: _WriteDocs, loads: Loads, context: Con
     for item in found:
         context.codec.refuse_large_state(item.manifest.size, item.manifest.values)
         ids.setdefault((item.manifest.thread_id, item.manifest.ns), []).append(item.manifest.checkpoint_id)
-    queries = {group: query(*group, max(ids[group]), min(ids[group])) for group in ids if group not in write_docs}
+    queries = {group: query(*group, max(own), min(own)) for group, own in ids.items()}
     values = sum(len(item.manifest.channels) for item in found)
     sources = yield from Compute(partial(Sources, found, context), size=_VALUE * values)
     fetches = sources.fetches()
-    results = yield from Gather((*queries.values(), *fetches))
-    sources.fill(results[len(queries) :])
-    write_docs = {**write_docs, **dict(zip(queries, results, strict=False))}
-    del results  # Saves memory with large states, because the sources drop what they have decoded.
+    missing = tuple([effect for effect in (*queries.values(), *fetches) if effect not in answers])
+    if missing:
+        answers.update(zip(missing, (yield from Gather(missing)), strict=True))
+    # They leave `answers`, because the sources drop what they have decoded. That saves memory with large states.
+    sources.fill(tuple([answers.pop(effect) for effect in fetches]))
     writes: dict[tuple[str, str, str], list[PendingWrite]] = {}
     left = PAGE_BYTES
     for group, own_ids in ids.items():
         if left > 0:
-            by_id = yield from read_writes(own_ids, write_docs[group], context.codec, left)
+            by_id = yield from read_writes(own_ids, answers[queries[group]], context.codec, left)
             left -= sum(len(write.value.data) for own in by_id.values() for write in own)
             writes.update({(*group, checkpoint_id): own for checkpoint_id, own in by_id.items()})
     found = list(takewhile(lambda item: _key(item.manifest) in writes, found))

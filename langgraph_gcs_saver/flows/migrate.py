@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 from langgraph_gcs_saver.engine.effects import Ask, Compute, Flow, QueryDocs
 from langgraph_gcs_saver.errors import CheckpointVerificationError, InvalidInputError, SourceError
@@ -124,7 +124,8 @@ def migrate(
             gone.add(one.key)
         _count(progress)
     migrated = [one for one in listed if one.key not in gone]
-    fresh = replace(context, values=ByteCache(_CACHE_BYTES), heads=ByteCache(_CACHE_BYTES))
+    caches: dict[str, ByteCache[Any, Any]] = {name: ByteCache(_CACHE_BYTES) for name in ("values", "heads", "tips")}
+    fresh = replace(context, **caches)
     is_ahead = bool(present - names)
     for one in listed:
         if not (yield from _check(one, source, fresh, is_ahead=is_ahead)):

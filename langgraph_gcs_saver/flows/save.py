@@ -559,6 +559,7 @@ class _Attempts:
                 fence=None if request.fence is None else request.fence.nonce,
             )
         )
+        self.context.expect(request.thread_id, request.ns, request.name)
         if self.head is not None and self.head.is_bare:
             self.context.heads.drop(self.head.manifest.name)
         elif self.head is not None:

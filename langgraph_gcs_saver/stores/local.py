@@ -251,6 +251,7 @@ class LocalDocuments:
     """
 
     survives_signals = True
+    is_local = True
 
     def __init__(self, path: Path, *, timeout: float) -> None:
         self._directory = path.absolute()

@@ -97,6 +97,7 @@ class MemoryDocuments:
     """
 
     survives_signals = True
+    is_local = True
 
     def __init__(self, table: Rows | None = None) -> None:
         self._state = _State(table or {}, 0)

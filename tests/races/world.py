@@ -310,6 +310,7 @@ class Process:
         after: Processes that must have ended, or crashed, before it starts.
         inline: Largest frame that it stores in a document.
         companions: What rides in its commits. They keep no state, because a process is replayed.
+        backwards: Whether requests at the same time reach the store in the opposite order.
     """
 
     name: str
@@ -324,6 +325,7 @@ class Process:
     after: str = ""
     inline: int = INLINE_BYTES
     companions: tuple[Companion, ...] = ()
+    backwards: bool = False
 
 
 class _Life:
@@ -336,6 +338,7 @@ class _Life:
         self.told: list[ParentForked] = []
         self.now = process.clock
         self.slow = process.slow
+        self._direction = -1 if process.backwards else 1
         self.flow = self._calls(world)
 
     def _context(self, life: int) -> Context:
@@ -376,11 +379,12 @@ class _Life:
                 return stop.value
             try:
                 if isinstance(effect, Gather):
-                    value: Any = ()
-                    for one in effect.effects:
-                        value += ((yield one),)
+                    answers: list[Any] = []
+                    for one in effect.effects[:: self._direction]:
+                        answers.append((yield one))
                         if self.slow and isinstance(one, PutBlob):
                             self.slow, self.now = False, self.now + 7200
+                    value: Any = tuple(answers[:: self._direction])
                 elif isinstance(effect, (Compute, Emit, Now)):
                     value = _perform_locally(effect, self.now)
                     if isinstance(effect, Emit) and isinstance(effect.event, DAMAGE):

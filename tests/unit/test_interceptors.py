@@ -205,7 +205,7 @@ def test_a_saver_passes_all_it_does_through_its_interceptors(make_saver):
     found = asyncio.run(saver.aget_tuple(cfg()))
     assert values(found)["small"] == 1
     rounds = [sorted(kinds) for kinds in count.rounds]
-    assert rounds[0] == ["QueryDocs"]
+    assert rounds[0] == ["QueryDocs", "QueryDocs"]
     assert rounds == rounds[: len(rounds) // 2] * 2, "both take the same rounds"
     assert {kind.__name__ for kind in plain.seen} >= set(count.requests)
 
