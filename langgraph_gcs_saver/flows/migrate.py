@@ -124,7 +124,7 @@ def migrate(
             gone.add(one.key)
         _count(progress)
     migrated = [one for one in listed if one.key not in gone]
-    caches: dict[str, ByteCache[Any, Any]] = {name: ByteCache(_CACHE_BYTES) for name in ("values", "heads", "tips")}
+    caches: dict[str, Any] = {name: ByteCache(_CACHE_BYTES) for name in ("values", "heads", "tips")}
     fresh = replace(context, **caches)
     is_ahead = bool(present - names)
     for one in listed:
