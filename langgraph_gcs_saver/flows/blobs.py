@@ -267,7 +267,7 @@ class _Putting:
                 segments.append(stub)
                 effects.append(effect)
             while (wrong := (yield from upload(effects, reads_back=self.context.reads_back))) is not None:
-                yield from self._count_mismatch(wrong.name)
+                yield from self._count_mismatch(wrong)
         if hashed.hexdigest() != measured.digest:
             written = [keys.segment_blob(name, number, attempt) for number in range(count)]
             yield from _delete(written)

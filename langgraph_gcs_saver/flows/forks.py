@@ -256,7 +256,7 @@ def committed(
     started = yield from Now()
     wrong = yield from upload(uploads, reads_back=context.reads_back)
     if wrong is not None:
-        raise failed(_what(plans), wrong.name)
+        raise failed(_what(plans), wrong)
     if uploads and (yield from Now()) - started > ATTEMPT_DEADLINE_SECONDS:
         yield from discard(uploads)
         return False

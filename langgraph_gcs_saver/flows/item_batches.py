@@ -342,7 +342,7 @@ def _upload(blob: PutBlob | None, context: Context) -> Flow[str | None]:
     started = yield from Now()
     spoilt = yield from upload((blob,), reads_back=context.reads_back)
     if spoilt is not None:
-        return spoilt.name
+        return spoilt
     if (yield from Now()) - started > ATTEMPT_DEADLINE_SECONDS:
         yield from discard((blob,))
         return blob.name

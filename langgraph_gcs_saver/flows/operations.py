@@ -856,7 +856,7 @@ class _Stored:
             started = yield from Now()
             wrong = yield from upload((effect,), reads_back=context.reads_back)
             if wrong is not None:
-                mismatches = yield from mismatched(what, wrong.name, mismatches, thread_id=of.thread_id or "")
+                mismatches = yield from mismatched(what, wrong, mismatches, thread_id=of.thread_id or "")
                 continue
             if (yield from Now()) - started > ATTEMPT_DEADLINE_SECONDS:  # `collect` may take it for an orphan
                 yield from discard((effect,))

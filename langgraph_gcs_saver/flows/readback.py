@@ -7,24 +7,27 @@ from collections.abc import Sequence
 from functools import partial
 
 from langgraph_gcs_saver.engine import limits
-from langgraph_gcs_saver.engine.effects import Compute, DeleteBlobs, Emit, Flow, Gather, HashBlob, PutBlob
+from langgraph_gcs_saver.engine.effects import (
+    Compute,
+    DeleteBlobs,
+    Docs,
+    Emit,
+    Flow,
+    Gather,
+    GetDocs,
+    HashBlob,
+    Now,
+    PutBlob,
+)
 from langgraph_gcs_saver.errors import CheckpointVerificationError
 from langgraph_gcs_saver.events import VerificationFailed
-from langgraph_gcs_saver.records import record
+from langgraph_gcs_saver.flows.context import ATTEMPT_DEADLINE_SECONDS
 
 TIMES = 3
 """How often a call tries to write data that does not read back as it was written."""
 
 
-@record(frozen=True, slots=True)
-class Mismatch:
-    """An object that is missing, or differs from what was written."""
-
-    name: str
-    is_missing: bool
-
-
-def upload(uploads: Sequence[PutBlob], *, reads_back: bool) -> Flow[Mismatch | None]:
+def upload(uploads: Sequence[PutBlob], *, reads_back: bool) -> Flow[str | None]:
     """Create objects, and read them back.
 
     Returns:
@@ -34,14 +37,61 @@ def upload(uploads: Sequence[PutBlob], *, reads_back: bool) -> Flow[Mismatch | N
     yield from Gather(tuple(uploads))
     if not reads_back or not uploads:
         return None
-    size = sum(len(effect.data) for effect in uploads)
-    wanted = yield from Compute(partial(_hashes, uploads), size=size)
-    found = yield from Gather(tuple(HashBlob(effect.name) for effect in uploads))
+    wanted = yield from _hashes_of(uploads)
+    found = yield from Gather(_reads_of(uploads))
     for effect, right, sha256 in zip(uploads, wanted, found, strict=True):
         if sha256 != right:
             yield from discard(uploads)
-            return Mismatch(effect.name, sha256 is None)
+            return effect.name
     return None
+
+
+def upload_in_time(uploads: Sequence[PutBlob]) -> Flow[bool]:
+    """Create objects that `read_back` reads after the commit that refers to them.
+
+    Returns:
+        False if this took so long that `collect` may have taken the objects for orphans. Then they are deleted.
+    """
+    if not uploads:
+        return True
+    started = yield from Now()
+    yield from Gather(tuple(uploads))
+    if (yield from Now()) - started <= ATTEMPT_DEADLINE_SECONDS:
+        return True
+    yield from discard(uploads)
+    return False
+
+
+def read_back(names: tuple[str, ...], uploads: Sequence[PutBlob]) -> Flow[tuple[Docs, list[str]]]:
+    """Read documents and the objects that they refer to, in one round.
+
+    If an object is missing, the documents are read again. A deletion removes documents before objects, so the second
+    read shows whether the object was deleted or lost.
+
+    Args:
+        names: The documents.
+        uploads: The objects as they were written.
+
+    Returns:
+        The documents, and the names of the objects that do not read back as they were written.
+    """
+    if not uploads:
+        return (yield from GetDocs(names)), []
+    wanted = yield from _hashes_of(uploads)
+    docs, *found = yield from Gather((GetDocs(names), *_reads_of(uploads)))
+    if None in found:
+        docs = yield from GetDocs(names)
+    read = zip(uploads, wanted, found, strict=True)
+    return docs, [effect.name for effect, right, sha256 in read if sha256 != right]
+
+
+def _hashes_of(uploads: Sequence[PutBlob]) -> Compute[list[str]]:
+    """The hashes that objects should have."""
+    return Compute(partial(_hashes, uploads), size=sum(len(effect.data) for effect in uploads))
+
+
+def _reads_of(uploads: Sequence[PutBlob]) -> tuple[HashBlob, ...]:
+    return tuple([HashBlob(effect.name) for effect in uploads])
 
 
 def discard(uploads: Sequence[PutBlob]) -> Flow[None]:

@@ -671,7 +671,7 @@ def _carry_out(plan: _Plan, context: Context) -> Flow[bool]:
     uploads, moved = _uploads(plan, context)
     wrong = yield from upload(uploads, reads_back=context.reads_back)
     if wrong is not None:
-        raise failed(f"What repairs thread {found.thread_id!r}", wrong.name)
+        raise failed(f"What repairs thread {found.thread_id!r}", wrong)
     for name, entry in found.entries.items():
         if name in plan.aside:
             continue
@@ -697,7 +697,7 @@ def _carry_out(plan: _Plan, context: Context) -> Flow[bool]:
             continue
         wrong = yield from upload(extra, reads_back=context.reads_back)
         if wrong is not None:
-            raise failed(f"What repairs thread {found.thread_id!r}", wrong.name)
+            raise failed(f"What repairs thread {found.thread_id!r}", wrong)
         context.heads.drop(name)
         done = yield from Commit((Merge(name, fields, remove=tuple(gone), update_time=times[name]),))
         if done is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -20,7 +20,6 @@ from langgraph_gcs_saver.engine.effects import (
     Gather,
     GetDocs,
     Merge,
-    Now,
     PutBlob,
     Write,
 )
@@ -32,15 +31,15 @@ from langgraph_gcs_saver.events import (
 )
 from langgraph_gcs_saver.flows.cache import ByteCache
 from langgraph_gcs_saver.flows.companions import Companion
-from langgraph_gcs_saver.flows.context import ATTEMPT_DEADLINE_SECONDS, MAX_TRIES, Context, Head
+from langgraph_gcs_saver.flows.context import MAX_TRIES, Context, Head
 from langgraph_gcs_saver.flows.fences import Fence, fence_of
 from langgraph_gcs_saver.flows.leases import overtaken, respect
 from langgraph_gcs_saver.flows.manifests import encode_manifest, read_manifest, unreadable
 from langgraph_gcs_saver.flows.places import recheck
-from langgraph_gcs_saver.flows.readback import discard, mismatched, upload
+from langgraph_gcs_saver.flows.readback import discard, mismatched, read_back, upload_in_time
 from langgraph_gcs_saver.flows.sources import Found, Sources
 from langgraph_gcs_saver.flows.stored import Stored
-from langgraph_gcs_saver.flows.threads import NOTE_SECONDS, Guard, guard, is_being_deleted, note_run, note_thread
+from langgraph_gcs_saver.flows.threads import NOTE_SECONDS, Guard, guard, note_run, note_thread
 from langgraph_gcs_saver.format import chains, filters, frames, keys, manifest
 from langgraph_gcs_saver.format.chains import Earlier, Encoded
 from langgraph_gcs_saver.format.holds import HOLDS
@@ -142,10 +141,13 @@ class _Layout:
     fields: Mapping[str, Any] = field(default_factory=dict)
 
 
-def _is_whole(found: Doc, layout: _Layout, update_time: int) -> bool:
-    """Whether a document that this call committed at `update_time` reads back as it was written."""
+def _is_whole(found: Doc, layout: _Layout, update_time: int, wrong: Sequence[str]) -> bool:
+    """Whether a document that this call committed at `update_time` reads back as it was written, with its objects.
+
+    `wrong` names the objects that do not. They do not matter once the document has other content.
+    """
     if all(found.fields.get(key) == value for key, value in layout.fields.items()):
-        return True
+        return not wrong
     if found.update_time == update_time:
         return False
     # Another writer has stripped or replaced the content since, so it was stored. Is the new content whole?
@@ -226,24 +228,11 @@ class _Attempts:
             thread = yield from self._guard(layout)
             checks = yield from self._respect_lease(thread)
             beside = (*checks, *(yield from self.companions.writes()))
-            if layout.uploads:
-                started = yield from Now()
-                wrong = yield from upload(layout.uploads, reads_back=self.context.reads_back)
-                if wrong is not None:
-                    if wrong.is_missing and (yield from is_being_deleted(request.thread_id)):
-                        if (yield from self._look_again(plan, layout, thread)):
-                            return Stored(number, is_new=False, channels=plan.channels, beside=self.beside)
-                    else:
-                        yield from self._count_mismatch(wrong.name)
-                    continue
-                if (yield from Now()) - started > ATTEMPT_DEADLINE_SECONDS:
-                    yield from discard(layout.uploads)
-                    if (yield from self._look_again(plan, layout, thread)):
-                        return Stored(number, is_new=False, channels=plan.channels, beside=self.beside)
-                    continue
-            writes = self._writes(plan, layout, thread)
-            times = yield from self._commit((*writes, *beside))
-            if times is not None and (yield from self._reads_back(layout, times, thread)):
+            times: tuple[int, ...] | None = None
+            if (yield from upload_in_time(layout.uploads)):
+                writes = self._writes(plan, layout, thread)
+                times = yield from self._commit((*writes, *beside))
+            if times is not None and (yield from self._prove(layout, times, thread)):
                 self._remember(plan, writes, times)
                 yield from self._report_fork()
                 if self.own is None:
@@ -587,19 +576,23 @@ class _Attempts:
 
     # Reading back
 
-    def _reads_back(self, layout: _Layout, times: tuple[int, ...], thread: Guard | None) -> Flow[bool]:
-        """Whether the document reads back as it was written. If it does not, it is withdrawn."""
+    def _prove(self, layout: _Layout, times: tuple[int, ...], thread: Guard | None) -> Flow[bool]:
+        """Whether the document and its objects read back as they were written. If they do not, they are withdrawn.
+
+        Everything that `put` reads back is read here, in one round after the commit. An object was uploaded with its
+        checksum, so the service has confirmed it before the document named it.
+        """
         if not self.context.reads_back:
             return True
         former, name = self.own, self.request.name
-        docs = yield from GetDocs((name, *self.request.beside))
+        docs, wrong = yield from read_back((name, *self.request.beside), layout.uploads)
         if self.request.beside:
             self.beside = docs
         found = docs.get(name)
         if found is None:
             if (yield from self._was_deleted()):
                 return True
-        elif _is_whole(found, layout, times[0]):
+        elif _is_whole(found, layout, times[0], wrong):
             return True
         withdrawn: list[Write] = [*self.companions.withdrawals()]
         if found is not None and former is not None:
@@ -609,16 +602,18 @@ class _Attempts:
             withdrawn.append(Merge(name, content, remove=gone, update_time=found.update_time))
         elif found is not None:
             withdrawn.append(Delete(name, update_time=found.update_time))
+        done: tuple[int, ...] | None = None
         undo = self._undo_note(times[1:], thread)
         if undo is not None:
             done = yield from Commit((*withdrawn, undo))
             if done is not None:
                 self.head = None if self.head is None else replace(self.head, update_time=done[-1])
-                withdrawn = []
             # Otherwise another checkpoint was stored, and the note about a child or a root is true.
-        if withdrawn:
-            yield from Commit(tuple(withdrawn))
-        yield from self._count_mismatch(name)
+        if done is None and withdrawn:
+            done = yield from Commit(tuple(withdrawn))
+        if done is not None and found is not None and found.update_time == times[0]:
+            yield from discard(layout.uploads)  # A child that has inherited them would have changed the document.
+        yield from self._count_mismatch(wrong[0] if wrong else name)
         return False
 
     def _was_deleted(self) -> Flow[bool]:
@@ -719,28 +714,41 @@ class _Attempts:
             return False
         if not self.context.codec.vouches_for(manifest.encoded_of(own)):
             return False  # The same content, but in clear: it is replaced by encrypted content.
-        if not (yield from self._has_frames(own, stored, plan, layout)):
+        wrong = yield from self._damaged_frames(own, stored, plan, layout)
+        if wrong is not None:
             # The frames that this call, whose answer was lost, or an earlier call has written are damaged.
             if self.context.reads_back:
-                yield from self._count_mismatch(own.name)
+                yield from self._count_mismatch(wrong)
             return False
         self.context.remember(Head.of(stored, own))
         return True
 
-    def _has_frames(self, own: Doc, stored: Manifest, plan: Manifest, layout: _Layout) -> Flow[bool]:
-        """Whether a document whose manifest equals this call's has the frames that it refers to."""
+    def _damaged_frames(self, own: Doc, stored: Manifest, plan: Manifest, layout: _Layout) -> Flow[str | None]:
+        """Look for the frames that a document refers to, whose manifest has the content of this call's.
+
+        Returns:
+            `None`, or the name of the document or of an object whose frames are damaged or missing.
+        """
         if stored == plan:
-            return _own_frames(plan, manifest.inner_frames(own)) == _own_frames(plan, layout.inner)
+            if _own_frames(plan, manifest.inner_frames(own)) != _own_frames(plan, layout.inner):
+                return own.name
+            if not self.context.reads_back or not layout.uploads:
+                return None
+            docs, wrong = yield from read_back((own.name,), layout.uploads)
+            now = docs.get(own.name)
+            # A document that is gone, or has other content by now, was stored with its objects.
+            is_own = now is not None and now.fields.get("manifest") == own.fields["manifest"]
+            return wrong[0] if wrong and is_own else None
         if not self.context.reads_back:
-            return True
+            return None
         # Another try or another process has laid out the frames in another way.
         sources = Sources([Found(own, stored)], replace(self.context, values=ByteCache(0)))
         sources.fill((yield from Gather(tuple(sources.fetches()))))
         try:
             yield from Compute(partial(_read_all, sources, stored), size=stored.size)
         except DamagedError:
-            return False
-        return True
+            return own.name
+        return None
 
 
 def _own_frames(plan: Manifest, inner: bytes) -> list[bytes]:

@@ -99,13 +99,6 @@ def guard(thread_id: str, context: Context, *, beside: tuple[str, ...] = (), fen
         return Guard(name, doc.update_time, is_bare=bare, has_root=root, fence=fence_of(doc), beside=others)
 
 
-def is_being_deleted(thread_id: str) -> Flow[bool]:
-    """Whether a deletion of the thread is under way, or has removed its document."""
-    name = keys.thread_doc(thread_id)
-    doc = (yield from GetDocs((name,), mask=("deleting",))).get(name)
-    return doc is None or "deleting" in doc.fields
-
-
 def note_thread(thread_id: str, now: float, *, has_root: bool) -> dict[str, Any]:
     """The fields that a thread's document gets when something is stored: its id and the time.
 

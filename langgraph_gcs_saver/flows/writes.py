@@ -29,7 +29,6 @@ from langgraph_gcs_saver.engine.effects import (
     GetBlob,
     GetDocs,
     Merge,
-    Now,
     PutBlob,
     QueryDocs,
     Write,
@@ -37,13 +36,13 @@ from langgraph_gcs_saver.engine.effects import (
 from langgraph_gcs_saver.errors import ConflictError, UnsupportedFormatError, ValueTooLargeError
 from langgraph_gcs_saver.events import CheckpointDamaged
 from langgraph_gcs_saver.flows.companions import Companion, Companions
-from langgraph_gcs_saver.flows.context import ATTEMPT_DEADLINE_SECONDS, MAX_TRIES, Context
+from langgraph_gcs_saver.flows.context import MAX_TRIES, Context
 from langgraph_gcs_saver.flows.fences import Fence
 from langgraph_gcs_saver.flows.leases import respect
 from langgraph_gcs_saver.flows.manifests import make_stub, open_stub, report_clear
-from langgraph_gcs_saver.flows.readback import discard, mismatched, upload
+from langgraph_gcs_saver.flows.readback import discard, mismatched, read_back, upload_in_time
 from langgraph_gcs_saver.flows.stored import Stored
-from langgraph_gcs_saver.flows.threads import Guard, guard, is_being_deleted
+from langgraph_gcs_saver.flows.threads import Guard, guard
 from langgraph_gcs_saver.format import frames, keys
 from langgraph_gcs_saver.format.frames import Codec, FrameError
 from langgraph_gcs_saver.format.manifest import FORMAT, DamagedError, Serialized, Stub, stub_of
@@ -147,7 +146,7 @@ def put_writes(request: PutWrites, context: Context) -> Flow[Stored]:
             )
             companions.take(thread.beside)
             found = thread.beside.get(created[0]) if created else None
-            if found is not None and (yield from _is_earlier(request, found, replaced, context.codec)):
+            if found is not None and (yield from _is_earlier(request, found, replaced, context)):
                 # LangGraph repeats calls. Uploads of a repeated call would only become orphans.
                 beside, wanted = _rest(request, found)
                 if not wanted:
@@ -160,20 +159,11 @@ def put_writes(request: PutWrites, context: Context) -> Flow[Stored]:
         if thread is not None:
             writes.append(thread.write({}))
         writes += yield from companions.writes()
-        if uploads:
-            started = yield from Now()
-            spoilt = yield from upload(uploads, reads_back=context.reads_back)
-            if spoilt is not None:
-                if not (spoilt.is_missing and (yield from is_being_deleted(request.thread_id))):
-                    mismatches = yield from _count_mismatch(request, spoilt.name, mismatches)
-                continue
-            if (yield from Now()) - started > ATTEMPT_DEADLINE_SECONDS:
-                yield from discard(uploads)
-                continue
+        if not (yield from upload_in_time(uploads)):
+            continue
         times = yield from Commit(tuple(writes))
         if times is not None:
-            made = times[len(beside)] if created else None
-            wrong = (yield from _withdraw_damaged(records, made, companions)) if context.reads_back else None
+            wrong = (yield from _prove(records, companions)) if context.reads_back else None
             if wrong is None:
                 inline = sum([len(one.data) for one in records])
                 return Stored(number, is_new=True, channels={}, inline_bytes=inline, uploads=uploads)
@@ -191,7 +181,7 @@ def put_writes(request: PutWrites, context: Context) -> Flow[Stored]:
         if thread is not None:
             yield from _discard_stale(records, uploads, thread)
         beside, wanted = [], request.writes
-        if found is not None and (yield from _is_earlier(request, found, replaced, context.codec)):
+        if found is not None and (yield from _is_earlier(request, found, replaced, context)):
             beside, wanted = _rest(request, found)
             if not wanted:
                 return Stored(number, is_new=False, channels={})
@@ -228,19 +218,27 @@ def _discard_stale(records: Sequence[_Record], uploads: Sequence[PutBlob], threa
         yield from discard(uploads)
 
 
-def _is_earlier(request: PutWrites, found: Doc, replaced: Doc | None, codec: Codec) -> Flow[bool]:
+def _is_earlier(request: PutWrites, found: Doc, replaced: Doc | None, context: Context) -> Flow[bool]:
     """Whether stored regular writes are from an earlier call, or from an earlier try whose answer was lost.
 
     Names of documents are made of ids, so any program with access to the store can have created the document. With
     `accept_clear`, writes that the cipher does not vouch for are read, but then replaced. `replaced` is a document that
     was already found not to be from an earlier call.
     """
+    codec = context.codec
     if replaced is not None and found.update_time == replaced.update_time:
         return False
     try:
-        yield from read_stubs(found, codec)
+        stubs = yield from read_stubs(found, codec)
+        if context.reads_back:
+            # That call may have ended before it read them back.
+            for name, stub in stubs.items():
+                stored = yield from GetBlob(name, length=stub.fetched)
+                yield from Compute(partial(_open_stub, found, name, stub, stored, codec), size=stub.size)
     except DamagedError as damage:
-        event = CheckpointDamaged(**_ids(request), reason=damage.reason, channel=None, name=found.name)
+        if damage.missing and found.name not in (yield from GetDocs((found.name,), mask=())):
+            return True  # They were stored, and the thread has been deleted since.
+        event = CheckpointDamaged(**_ids(request), reason=damage.reason, channel=None, name=damage.frame or found.name)
         yield from Emit(event)
         return False
     return not is_clear(found, codec)
@@ -256,45 +254,48 @@ def _rest(request: PutWrites, earlier: Doc) -> tuple[list[Write], Sequence[Pendi
     return beside, [write for write in request.writes if write.idx < 0]
 
 
-def _withdraw_damaged(records: Sequence[_Record], created: int | None, companions: Companions) -> Flow[str | None]:
-    """Read back what was committed. If a document differs, withdraw the call's writes, and return its name.
+def _prove(records: Sequence[_Record], companions: Companions) -> Flow[str | None]:
+    """Read back what was committed, and its objects. If anything differs, withdraw all writes of the call.
 
-    Documents that the commit created, at `created` if that is certain, are deleted as a whole. Half of a call would
-    look like a finished task. From other documents, which have earlier calls' writes, only the fields that differ are
-    removed.
+    Half of a call would look like a finished task. A document that has writes of other calls keeps those.
+
+    Returns:
+        `None`, or the name of a document or an object that differs.
     """
-    docs = yield from GetDocs(tuple(dict.fromkeys(one.doc for one in records)))
-    damaged: dict[str, set[str]] = {}
+    uploads = [one.upload for one in records if one.upload is not None]
+    docs, misread = yield from read_back(tuple(dict.fromkeys(one.doc for one in records)), uploads)
     if len(docs) < len({one.doc for one in records}):
         name = keys.thread_of(records[0].doc)
         thread = (yield from GetDocs((name,), mask=("deleting",))).get(name)
         if thread is None or "deleting" in thread.fields:
             return None  # The writes were stored, and the thread has been deleted since.
-    for one in records:
-        doc = docs.get(one.doc)
-        stored = None if doc is None else doc.fields.get(one.field)
-        # A field that another call has written since is as good, if it is whole.
-        if (
-            doc is None
-            or doc.fields.get("format") != FORMAT
-            or not isinstance(stored, bytes)
-            or not (stored == one.data or _is_sealed(one.doc, one.field, stored))
-        ):
-            damaged.setdefault(one.doc, set()).add(one.field)
+    damaged = [one for one in records if not _is_stored(one, docs.get(one.doc), misread)]
     if not damaged:
         return None
     withdrawn: list[Write] = [*companions.withdrawals()]
-    regular = {one.doc for one in records if one.idx >= 0}
+    orphans: list[PutBlob] = []
     for name, doc in docs.items():
-        fields = damaged.get(name, set())
-        is_own = doc.update_time == created and (name in regular or doc.create_time == created)
-        if is_own or (fields and not doc.fields.keys() - fields - {"format"}):
+        own = [one for one in records if one.doc == name and (one in damaged or doc.fields.get(one.field) == one.data)]
+        gone = {one.field for one in own}
+        if not doc.fields.keys() - gone - {"format"}:
             withdrawn.append(Delete(name, update_time=doc.update_time))
-        elif fields:
-            withdrawn.append(Merge(name, {"format": FORMAT}, remove=tuple(sorted(fields)), update_time=doc.update_time))
-    if withdrawn:
-        yield from Commit(tuple(withdrawn))
-    return next(iter(damaged))
+        elif own:
+            withdrawn.append(Merge(name, {"format": FORMAT}, remove=tuple(sorted(gone)), update_time=doc.update_time))
+        orphans += [one.upload for one in own if one.upload is not None]
+    if withdrawn and (yield from Commit(tuple(withdrawn))) is not None:
+        yield from discard(orphans)
+    upload = damaged[0].upload
+    return damaged[0].doc if upload is None or upload.name not in misread else upload.name
+
+
+def _is_stored(one: _Record, doc: Doc | None, misread: Sequence[str]) -> bool:
+    """Whether a field reads back whole, with its object. One that another call has written since is as good."""
+    stored = None if doc is None else doc.fields.get(one.field)
+    if doc is None or doc.fields.get("format") != FORMAT or not isinstance(stored, bytes):
+        return False
+    if stored == one.data:
+        return one.upload is None or one.upload.name not in misread
+    return _is_sealed(one.doc, one.field, stored)
 
 
 def _ids(request: PutWrites) -> dict[str, str]:

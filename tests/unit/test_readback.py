@@ -4,11 +4,22 @@ import random
 
 import pytest
 
-from langgraph_gcs_saver.engine.effects import Commit, Create, DeleteBlobs, Gather, GetDocs, HashBlob, Merge, PutBlob
-from langgraph_gcs_saver.errors import CheckpointVerificationError, StoreError
-from langgraph_gcs_saver.events import CheckpointRecovered, CheckpointReplaced, VerificationFailed
+from langgraph_gcs_saver.engine.effects import (
+    Commit,
+    Create,
+    DeleteBlobs,
+    Gather,
+    GetBlob,
+    GetDocs,
+    HashBlob,
+    Merge,
+    PutBlob,
+)
+from langgraph_gcs_saver.errors import CheckpointVerificationError, StoreError, StoreUnavailableError
+from langgraph_gcs_saver.events import CheckpointDamaged, CheckpointRecovered, CheckpointReplaced, VerificationFailed
 from langgraph_gcs_saver.flows import writes as writes_module
 from langgraph_gcs_saver.flows.readback import TIMES
+from langgraph_gcs_saver.flows.threads import delete_thread
 from langgraph_gcs_saver.format import keys, manifest
 from tests.unit.model import Model, cid, get, make_context, put, put_aside, put_writes, read
 
@@ -59,12 +70,6 @@ def leaves(effect):
     return effect.effects if isinstance(effect, Gather) else (effect,)
 
 
-def puts_done(model, effect):
-    """Whether the commit of what is put was performed already."""
-    commits = [one for one in model.commits if len(one.writes) > 1 or "/lg_writes/" in one.writes[0].name]
-    return bool(commits) and effect is not commits[-1]
-
-
 def asked(model, kind):
     """The requested effects of one kind, including those in a `Gather`."""
     return [leaf for effect in model.log for leaf in leaves(effect) if isinstance(leaf, kind)]
@@ -101,11 +106,16 @@ OBJECTS = {
 @pytest.mark.parametrize("times", [1, 2])
 def test_an_object_that_reads_differently_is_written_anew(model, context, parent, how, times):
     spoiled = spoil_objects(model, times, OBJECTS[how])
-    visible = []
-    model.before = lambda effect: None if puts_done(model, effect) else visible.append(read(model, 2))
+    seen = []
+
+    def look(effect):
+        if stores(effect, 2):
+            seen.append((doc(2) in model.docs, manifest.heir_of(model.docs[doc(1)]), read(model, None)))
+
+    model.before = look
     child(model, context, value=BIG)
-    assert visible == [None] * len(visible), "visible before its objects were read back"
-    assert len(visible) > 3 * times
+    # Each time nothing of it was there, and the latest one was what it had been.
+    assert seen == [(False, None, {"a": "one", "b": "old"})] * (times + 1)
     assert failures(model) == [(name, number) for number, name in enumerate(spoiled, 1)]
     names = [upload.name for upload in asked(model, PutBlob)]
     assert len(set(names)) == len(names) == times + 1
@@ -132,7 +142,9 @@ def test_an_object_that_reads_differently_each_time(model, context, how, first):
     assert len(asked(model, PutBlob)) == 2 * TIMES
     assert model.blobs == {}
     model.lose(THREAD) if first else None
-    assert model.docs == before
+    assert {name: found.fields for name, found in model.docs.items()} == {
+        name: found.fields for name, found in before.items()
+    }
     model.after = None
     assert read(model, 2) is None
     assert read(model, None) == (None if first else {"a": "one", "b": "old"})
@@ -146,8 +158,8 @@ def test_objects_that_the_service_gives_back_wrong_are_as_bad(model, context, pa
     left = ["0" * 64]
 
     def before(effect):
-        if isinstance(effect, Gather) and left and isinstance(effect.effects[0], HashBlob):
-            return (left.pop(),)
+        if isinstance(effect, Gather) and left and isinstance(effect.effects[-1], HashBlob):
+            return (model.perform(effect.effects[0]), left.pop())
         return None
 
     model.before = before
@@ -155,6 +167,61 @@ def test_objects_that_the_service_gives_back_wrong_are_as_bad(model, context, pa
     assert len(failures(model)) == 1
     assert len(model.blobs) == 1
     assert read(model, 2) == {"a": BIG, "b": "old"}
+
+
+@pytest.mark.parametrize("how", OBJECTS)
+@pytest.mark.parametrize("times", [1, 100])
+def test_lost_answers_and_objects_that_read_differently(model, context, parent, how, times):
+    """The call finds its own document, which is whole, and must not take it for success."""
+    model.before = lambda effect: model.LOST if stores(effect, 2) else None
+    spoiled = spoil_objects(model, times, OBJECTS[how])
+    if times == 1:
+        child(model, context, value=BIG)
+        assert read(model, 2) == read(model, None) == {"a": BIG, "b": "old"}
+    else:
+        with pytest.raises(CheckpointVerificationError):
+            child(model, context, value=BIG)
+        assert len(spoiled) == TIMES
+    assert failures(model) == [(name, number) for number, name in enumerate(spoiled, 1)]
+
+
+@pytest.mark.parametrize("lost", [False, True], ids=["answered", "lost"])
+@pytest.mark.parametrize("between", ["before the proof", "in the proof"])
+def test_an_object_that_was_deleted_with_its_thread_was_stored(model, context, parent, lost, between):
+    """The service answers the proof's reads in any order: the document may be read before, and the object after."""
+
+    def before(effect):
+        if stores(effect, 2):
+            return model.LOST if lost else None
+        if not (isinstance(effect, Gather) and isinstance(effect.effects[-1], HashBlob)):
+            return None
+        docs = model.perform(effect.effects[0])
+        model.aside(delete_thread("t", make_context()))
+        return None if between == "before the proof" else (docs, model.perform(effect.effects[-1]))
+
+    model.before = before
+    child(model, context, value=BIG)
+    assert failures(model) == []
+    assert len(asked(model, PutBlob)) == 1
+    assert (model.blobs, doc(2) in model.docs) == ({}, False)
+
+
+def test_the_objects_that_a_child_has_inherited_stay(model, context, parent):
+    """Another process has seen the checkpoint before its proof, and one of its two objects is corrupt."""
+    values = {"a": BIG, "b": BIG[1:]}
+
+    def after(effect, result):
+        if stores(effect, 2):
+            model.after = None
+            model.spoil(next(one.name for one in asked(model, PutBlob) if "/a-" in one.name), flipped)
+            put_aside(model, make_context(), 3, 2, {**values, "c": 1}, fresh=["c"], versions={"a": v(2), "b": v(2)})
+
+    model.after = after
+    put(model, context, 2, 1, values)
+    assert [number for _, number in failures(model)] == [1]
+    assert read(model, 2) == values
+    inherited = {one.name for one in asked(model, PutBlob) if "/b-" in one.name}
+    assert inherited <= set(model.blobs)
 
 
 def test_every_kind_of_object_is_read_back(model, context):
@@ -534,11 +601,11 @@ def test_other_modes_read_nothing_back(model, verify):
 
 def test_what_is_read_back_goes_with_its_checksum_too(model, context, parent):
     child(model, context, value=BIG)
-    assert [type(effect) for effect in model.rounds] == [Gather, Gather, Commit, GetDocs]
+    assert [type(effect) for effect in model.rounds] == [Gather, Commit, Gather]
     assert [upload.checked for upload in asked(model, PutBlob)] == [True]
     put(model, context, 3, 2, {f"c{n}": random.Random(n).randbytes(9000) for n in range(3)})
     assert {e.name for e in asked(model, HashBlob)} == {e.name for e in asked(model, PutBlob)}
-    assert [type(effect) for effect in model.rounds] == [Gather, Gather, Commit, GetDocs]
+    assert [type(effect) for effect in model.rounds] == [Gather, Commit, Gather]
 
 
 @pytest.mark.parametrize("verify", ["off", "checksum"])
@@ -582,6 +649,11 @@ def spoil_writes(model, times, which, how):
 
     model.after = after
     return spoiled
+
+
+def writes_are_put(effect):
+    """Whether it is a commit that stores pending writes, not one that withdraws them."""
+    return isinstance(effect, Commit) and any(len(getattr(write, "fields", ())) > 1 for write in effect.writes)
 
 
 def flip_field(number):
@@ -669,7 +741,7 @@ def test_objects_of_pending_writes(model, parent, writes, how, times):
     context = make_context(verify="readback", inline_max_bytes=0)
     spoiled = spoil_objects(model, times, OBJECTS[how])
     seen = []
-    model.before = lambda effect: None if puts_done(model, effect) else seen.append(write_docs(model))
+    model.before = lambda effect: seen.append(write_docs(model)) if writes_are_put(effect) else None
     if times == 1:
         put_writes(model, context, 1, writes)
         assert sorted(pending(model)) == expected(*writes)
@@ -680,8 +752,69 @@ def test_objects_of_pending_writes(model, parent, writes, how, times):
         assert len(spoiled) == TIMES
         assert (write_docs(model), model.blobs) == ({}, {})
         assert pending(model) == []
-    assert not any(seen), "visible before they were read back"
-    assert len(failures(model)) == len(spoiled)
+    assert seen == [{}] * (times + 1 if times == 1 else TIMES), "writes of the try before are still there"
+    assert failures(model) == [(name, number) for number, name in enumerate(spoiled, 1)]
+
+
+@pytest.mark.parametrize("how", OBJECTS)
+def test_the_objects_of_a_call_that_crashed_before_it_read_them_back(model, parent, how):
+    """The same call again takes its document for stored only if the object is whole."""
+    context = make_context(verify="readback", inline_max_bytes=0)
+
+    def crash(effect):
+        if isinstance(effect, Gather) and isinstance(effect.effects[-1], HashBlob):
+            raise StoreUnavailableError("the process ends here")
+
+    model.before = crash
+    with pytest.raises(StoreUnavailableError):
+        put_writes(model, context, 1, REGULAR)
+    model.before = None
+    (name,) = model.blobs
+    put_writes(model, context, 1, REGULAR)
+    assert not model.commits
+    model.spoil(name, OBJECTS[how])
+    put_writes(model, context, 1, REGULAR)
+    assert [type(event) for event in model.events] == [CheckpointDamaged]
+    assert sorted(pending(model)) == expected(*REGULAR)
+
+
+@pytest.mark.parametrize("how", OBJECTS)
+@pytest.mark.parametrize("times", [1, 100])
+def test_lost_answers_and_objects_of_pending_writes(model, parent, how, times):
+    context = make_context(verify="readback", inline_max_bytes=0)
+    model.before = lambda effect: model.LOST if writes_are_put(effect) and len(model.commits) == 1 else None
+    spoiled = spoil_objects(model, times, OBJECTS[how])
+    if times == 1:
+        put_writes(model, context, 1, REGULAR)
+        assert sorted(pending(model)) == expected(*REGULAR)
+    else:
+        with pytest.raises(CheckpointVerificationError):
+            put_writes(model, context, 1, REGULAR)
+        assert len(spoiled) == 1 + TIMES
+    assert next(event.name for event in model.events if isinstance(event, CheckpointDamaged)) == spoiled[0]
+    assert failures(model) == [(name, number) for number, name in enumerate(spoiled[1:], 1)]
+
+
+@pytest.mark.parametrize("lost", [False, True], ids=["answered", "lost"])
+def test_an_object_of_pending_writes_that_was_deleted_with_its_thread_was_stored(model, parent, lost):
+    context = make_context(verify="readback", inline_max_bytes=0)
+
+    def before(effect):
+        if lost and writes_are_put(effect):
+            return model.LOST
+        if isinstance(effect, GetBlob):
+            model.aside(delete_thread("t", make_context()))
+        if not (isinstance(effect, Gather) and isinstance(effect.effects[-1], HashBlob)):
+            return None
+        docs = model.perform(effect.effects[0])
+        model.aside(delete_thread("t", make_context()))
+        return (docs, model.perform(effect.effects[-1]))
+
+    model.before = before
+    put_writes(model, context, 1, REGULAR)
+    assert failures(model) == []
+    assert len(asked(model, PutBlob)) == 1
+    assert (model.blobs, write_docs(model)) == ({}, {})
 
 
 def test_what_another_call_wrote_meanwhile_is_as_good(model, context, parent):
@@ -702,7 +835,7 @@ def test_what_another_call_wrote_meanwhile_is_as_good(model, context, parent):
 def test_pending_writes_over_the_limit_of_a_document_are_read_back(model, context, parent):
     large = random.Random(1).randbytes(writes_module.INLINE_BYTES + 1)
     put_writes(model, context, 1, [("a", large), ("__interrupt__", large)])
-    assert [type(effect) for effect in model.rounds] == [GetDocs, Gather, Gather, Commit, GetDocs]
+    assert [type(effect) for effect in model.rounds] == [GetDocs, Gather, Commit, Gather]
     assert {e.name for e in asked(model, HashBlob)} == {e.name for e in asked(model, PutBlob)} == set(model.blobs)
     assert not any(isinstance(effect, DeleteBlobs) for effect in model.log)
 
