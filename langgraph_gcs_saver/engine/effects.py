@@ -12,11 +12,13 @@ preconditions. Only the age of a lease's beat is computed from them, and a wrong
 
 from __future__ import annotations
 
+import hashlib
 from abc import abstractmethod
 from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 from langgraph_gcs_saver.engine import limits
+from langgraph_gcs_saver.engine.pieces import Pieces, crc32c
 from langgraph_gcs_saver.events import Event
 from langgraph_gcs_saver.records import record
 
@@ -263,13 +265,31 @@ class PutBlob(BlobRequest[None]):
 
     Attributes:
         name: The object.
-        data: Its bytes.
+        data: Its bytes, or pieces that are made while they are sent.
         checked: Whether the request contains the checksum.
     """
 
     name: str
-    data: bytes
+    data: bytes | Pieces
     checked: bool = True
+
+    @property
+    def size(self) -> int:
+        """The number of bytes; of pieces, once they were sent."""
+        return self.data.size if isinstance(self.data, Pieces) else len(self.data)
+
+    @property
+    def pieces(self) -> Iterable[bytes]:
+        """The bytes, one piece after another."""
+        return self.data if isinstance(self.data, Pieces) else (self.data,)
+
+    def crc32c(self) -> str:
+        """The checksum of the bytes as Cloud Storage writes it; of pieces, once they were sent."""
+        return self.data.crc32c if isinstance(self.data, Pieces) else crc32c(self.data)
+
+    def sha256(self) -> str:
+        """The hex sha256 of the bytes; of pieces, once they were sent."""
+        return self.data.sha256 if isinstance(self.data, Pieces) else hashlib.sha256(self.data).hexdigest()
 
     def perform(self, store: BlobStore) -> None:
         """Perform this."""

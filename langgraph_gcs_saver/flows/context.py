@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import Any, Literal
 
 from langgraph_gcs_saver.engine.effects import Doc, PutBlob
+from langgraph_gcs_saver.engine.pieces import Pieces
 from langgraph_gcs_saver.flows.cache import ByteCache
 from langgraph_gcs_saver.flows.companions import NO_COMPANIONS, Attempt, Companion, Companions
 from langgraph_gcs_saver.flows.fences import Fence, Fences, fence_of
@@ -175,7 +176,7 @@ class Context:
         """Whether written data is read back."""
         return self.verify == "readback"
 
-    def upload(self, name: str, data: bytes) -> PutBlob:
+    def upload(self, name: str, data: bytes | Pieces) -> PutBlob:
         """The effect that creates an object, with its checksum unless `verify` is off."""
         return PutBlob(name, data, checked=self.verify != "off")
 

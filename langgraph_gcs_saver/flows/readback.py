@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from functools import partial
 
@@ -87,7 +86,7 @@ def read_back(names: tuple[str, ...], uploads: Sequence[PutBlob]) -> Flow[tuple[
 
 def _hashes_of(uploads: Sequence[PutBlob]) -> Compute[list[str]]:
     """The hashes that objects should have."""
-    return Compute(partial(_hashes, uploads), size=sum(len(effect.data) for effect in uploads))
+    return Compute(partial(_hashes, uploads), size=sum(effect.size for effect in uploads))
 
 
 def _reads_of(uploads: Sequence[PutBlob]) -> tuple[HashBlob, ...]:
@@ -101,7 +100,7 @@ def discard(uploads: Sequence[PutBlob]) -> Flow[None]:
 
 
 def _hashes(uploads: Sequence[PutBlob]) -> list[str]:
-    return [hashlib.sha256(effect.data).hexdigest() for effect in uploads]
+    return [effect.sha256() for effect in uploads]
 
 
 def mismatched(what: str, name: str, before: int, **ids: str) -> Flow[int]:

@@ -23,6 +23,7 @@ from langgraph_gcs_saver.engine.effects import (
     PutBlob,
     Write,
 )
+from langgraph_gcs_saver.engine.pieces import Pieces
 from langgraph_gcs_saver.errors import ConflictError
 from langgraph_gcs_saver.events import (
     CheckpointOutOfOrder,
@@ -40,7 +41,7 @@ from langgraph_gcs_saver.flows.readback import discard, mismatched, read_back, u
 from langgraph_gcs_saver.flows.sources import Found, Sources
 from langgraph_gcs_saver.flows.stored import Stored
 from langgraph_gcs_saver.flows.threads import NOTE_SECONDS, Guard, guard, note_run, note_thread
-from langgraph_gcs_saver.format import chains, filters, frames, keys, manifest
+from langgraph_gcs_saver.format import chains, filters, keys, large, manifest
 from langgraph_gcs_saver.format.chains import Earlier, Encoded
 from langgraph_gcs_saver.format.holds import HOLDS
 from langgraph_gcs_saver.format.manifest import ChannelRef, DamagedError, FrameRef, Manifest, Serialized
@@ -130,6 +131,7 @@ class _Layout:
         channels: The refs of all channels.
         inner: The frames in the document.
         uploads: The objects.
+        pieces: Those of the objects that are made while they are uploaded, by channel.
         body: The manifest's bytes.
         fields: All fields of the document.
     """
@@ -137,6 +139,7 @@ class _Layout:
     channels: dict[str, ChannelRef]
     inner: bytes
     uploads: list[PutBlob] = field(default_factory=list)
+    pieces: dict[str, PutBlob] = field(default_factory=dict)
     body: bytes = b""
     fields: Mapping[str, Any] = field(default_factory=dict)
 
@@ -224,12 +227,16 @@ class _Attempts:
             layout = self._lay_out()
             plan = self._manifest(layout)
             self.context.codec.refuse_large_state(plan.size, plan.values)
-            yield from Compute(partial(self._write_body, plan, layout), size=500 * len(layout.channels))
+            if not layout.pieces:
+                yield from self._write_body(plan, layout)
             thread = yield from self._guard(layout)
             checks = yield from self._respect_lease(thread)
             beside = (*checks, *(yield from self.companions.writes()))
             times: tuple[int, ...] | None = None
-            if (yield from upload_in_time(layout.uploads)):
+            is_uploaded = yield from upload_in_time(layout.uploads)
+            if is_uploaded and layout.pieces:
+                plan, is_uploaded = yield from self._describe(layout)
+            if is_uploaded:
                 writes = self._writes(plan, layout, thread)
                 times = yield from self._commit((*writes, *beside))
             if times is not None and (yield from self._prove(layout, times, thread)):
@@ -390,9 +397,10 @@ class _Attempts:
 
     def _encode_now(self, earlier: Mapping[str, Earlier | None]) -> dict[str, Encoded]:
         context = self.context
+        full = partial(large.encode, codec=context.codec, most=context.inline_max_bytes, hashed=context.reads_back)
         return {
             channel: chains.encode(
-                self.request.values[channel](), before, context.codec, context.full_every, self.request.now
+                self.request.values[channel](), before, context.codec, context.full_every, self.request.now, full=full
             )
             for channel, before in earlier.items()
         }
@@ -402,7 +410,7 @@ class _Attempts:
         # Frames from earlier content of this document keep their places, because children may build on them.
         layout = _Layout(dict(self.inherited), self._own_frames())
         attempt = self.context.new_attempt()
-        small: list[tuple[str, Encoded]] = []
+        small: list[tuple[str, bytes]] = []
         for channel in self.request.values:
             if channel in self.inherited:
                 continue
@@ -410,33 +418,32 @@ class _Attempts:
             equal = self._equal(channel, value)
             if not value.frame or equal is not None:
                 layout.channels[channel] = equal or self._ref(channel, value, None)
-            elif len(value.frame) <= self.context.inline_max_bytes:
-                small.append((channel, value))
+            elif isinstance(value.frame, bytes) and len(value.frame) <= self.context.inline_max_bytes:
+                small.append((channel, value.frame))
             else:
-                crc32c = frames.crc32c(value.frame)
-                place = FrameRef(value.k, len(value.frame), attempt=attempt, crc32c=crc32c, format=value.format)
-                layout.channels[channel] = self._ref(channel, value, place)
-                blob = self.request.blob(keys.enc(channel, "channel"), attempt)
-                layout.uploads.append(self.context.upload(blob, value.frame))
-        packed = len(layout.inner) + sum(len(value.frame) for _, value in small) > manifest.INNER_BYTES
+                upload = self.context.upload(self.request.blob(keys.enc(channel, "channel"), attempt), value.frame)
+                layout.uploads.append(upload)
+                if isinstance(value.frame, Pieces):
+                    layout.pieces[channel] = upload
+                self._place(layout, channel, upload, attempt)
+        packed = len(layout.inner) + sum(len(frame) for _, frame in small) > manifest.INNER_BYTES
         shared = bytearray(b"" if packed else layout.inner)
-        for channel, value in small:
-            stored = len(value.frame)
-            place = FrameRef(
-                value.k,
-                stored,
-                at=len(shared),
-                attempt=attempt if packed else None,
-                packed=packed,
-                format=value.format,
-            )
+        for channel, frame in small:
+            value, stored = self.encoded[channel], len(frame)
+            place = FrameRef(value.k, stored, at=len(shared), attempt=attempt if packed else None, packed=packed)
             layout.channels[channel] = self._ref(channel, value, place)
-            shared += value.frame
+            shared += frame
         if not packed:
             layout.inner = bytes(shared)
         elif shared:
             layout.uploads.append(self.context.upload(self.request.blob(keys.FRAMES, attempt), bytes(shared)))
         return layout
+
+    def _place(self, layout: _Layout, channel: str, upload: PutBlob, attempt: str) -> None:
+        """Refer to an object of a channel's own. The size and checksum of pieces are known once they are uploaded."""
+        value = self.encoded[channel]
+        place = FrameRef(value.k, upload.size, attempt=attempt, crc32c=upload.crc32c())
+        layout.channels[channel] = self._ref(channel, value, place)
 
     def _own_frames(self) -> bytes:
         return b"" if self.own is None else manifest.inner_frames(self.own)
@@ -480,12 +487,25 @@ class _Attempts:
             channels=layout.channels,
         )
 
-    def _write_body(self, plan: Manifest, layout: _Layout) -> None:
+    def _write_body(self, plan: Manifest, layout: _Layout) -> Flow[None]:
         """Make the manifest's bytes for the document. A manifest that is too large is uploaded and leaves a stub."""
         room = manifest.PAYLOAD_BYTES - len(layout.inner) - filters.size(self.request.index)
-        layout.body, blob = encode_manifest(plan, room, self.context)
+        encode = partial(encode_manifest, plan, room, self.context)
+        layout.body, blob = yield from Compute(encode, size=500 * len(layout.channels))
         if blob is not None:
             layout.uploads.append(blob)
+
+    def _describe(self, layout: _Layout) -> Flow[tuple[Manifest, bool]]:
+        """Make the manifest of an attempt with pieces, whose sizes are known now that they are uploaded.
+
+        Returns:
+            The manifest, and whether it was uploaded in time, if it does not fit into the document.
+        """
+        for channel, upload in layout.pieces.items():
+            self._place(layout, channel, upload, str(layout.channels[channel].chain[-1].attempt))
+        plan, others = self._manifest(layout), len(layout.uploads)
+        yield from self._write_body(plan, layout)
+        return plan, (yield from upload_in_time(layout.uploads[others:]))
 
     def _writes(self, plan: Manifest, layout: _Layout, thread: Guard | None) -> tuple[Write, ...]:
         request = self.request

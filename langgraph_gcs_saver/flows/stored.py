@@ -39,7 +39,7 @@ class Stored:
     @property
     def object_bytes(self) -> int:
         """Bytes uploaded."""
-        return sum([len(upload.data) for upload in self.uploads]) if self.uploads else 0
+        return sum([upload.size for upload in self.uploads]) if self.uploads else 0
 
 
 def values_of(channels: Mapping[str, ChannelRef]) -> tuple[ValueStored, ...]:

@@ -475,7 +475,7 @@ class _Transfer:
         if uploads and self.is_whole:
             raise self._not_empty()
         yield from Gather(tuple(uploads))
-        size = sum(len(upload.data) for upload in uploads)
+        size = sum(upload.size for upload in uploads)
         self.hashes.update((yield from Compute(partial(_hashes, uploads), size=size)))
         yield from _count(self.progress, len(page))
         return True
@@ -598,7 +598,7 @@ def _is_same(one: BlobInfo, other: BlobInfo | None) -> bool:
 
 
 def _hashes(uploads: Iterable[PutBlob]) -> dict[str, str]:
-    return {upload.name: hashlib.sha256(upload.data).hexdigest() for upload in uploads}
+    return {upload.name: upload.sha256() for upload in uploads}
 
 
 # Archives

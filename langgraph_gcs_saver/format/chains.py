@@ -9,9 +9,10 @@ frames shorter, and a long chat would take a fifth more bytes (`docs/explanation
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 
+from langgraph_gcs_saver.engine.pieces import Pieces
 from langgraph_gcs_saver.format.blobs import digests_in
 from langgraph_gcs_saver.format.digests import Digested
 from langgraph_gcs_saver.format.frames import Codec
@@ -73,7 +74,7 @@ class Encoded:
 
     type: str
     value: Digested
-    frame: bytes
+    frame: bytes | Pieces
     links: tuple[FrameRef, ...]
     k: int
     blobs: tuple[str, ...] = ()
@@ -81,7 +82,13 @@ class Encoded:
 
 
 def encode(
-    value: Serialized, earlier: Earlier | None, codec: Codec, full_every: int | timedelta | None, now: float
+    value: Serialized,
+    earlier: Earlier | None,
+    codec: Codec,
+    full_every: int | timedelta | None,
+    now: float,
+    *,
+    full: Callable[[bytes], bytes | Pieces] | None = None,
 ) -> Encoded:
     """Encode a value, incrementally if that saves enough.
 
@@ -92,6 +99,7 @@ def encode(
         full_every: Versions, or time, after which a full frame is due. A lower value makes fewer versions depend on
             one object.
         now: The wall clock, in seconds since the epoch.
+        full: Makes the full frames in place of the codec.
     """
     latest = None if earlier is None or earlier.ref.blobs else earlier.values[-1]
     listed = digests_in(value, None if latest is None else latest.data)
@@ -102,14 +110,13 @@ def encode(
         index = _choose(earlier)
     if earlier is not None and index is not None:
         base = earlier.values[index]
-        links = earlier.links[: index + 1]
-        increment = None if base is None else codec.increment(value.data, base.data)
-        if increment is not None and _may_pay(links, increment.new_bytes, size):
-            frame, k = codec.encode_increment(increment), earlier.links[-1].k + 1
-            if _pays(links, len(frame), size):
-                return Encoded(value.type, digested, frame, links, k, listed, increment.format)
-    frame = codec.encode(value.data) if value.data else b""
-    return Encoded(value.type, digested, frame, (), 0, listed)
+        if base is not None and resembles(value.data, base.data):
+            frame = codec.encode(value.data, base.data)
+            links = earlier.links[: index + 1]
+            if _pays(links, frame, size):
+                return Encoded(value.type, digested, frame, links, earlier.links[-1].k + 1, listed)
+    whole = (full or codec.encode)(value.data) if value.data else b""
+    return Encoded(value.type, digested, whole, (), 0, listed)
 
 
 def _is_due(earlier: Earlier, full_every: int | timedelta | None, now: float) -> bool:

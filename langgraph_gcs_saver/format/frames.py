@@ -8,7 +8,6 @@ checked here first.
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
 import struct
@@ -18,9 +17,9 @@ from dataclasses import field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import google_crc32c
 import zstandard
 
+from langgraph_gcs_saver.engine import pieces
 from langgraph_gcs_saver.errors import InvalidOptionError, ValueTooLargeError, WrongKeyError
 from langgraph_gcs_saver.format import keys, splices
 from langgraph_gcs_saver.format.dictionary import BELOW, DICTIONARY
@@ -571,9 +570,7 @@ def open_envelope(plain: bytes) -> tuple[Any, bytes]:
         raise FrameError("an envelope whose head is not JSON") from None
 
 
-def crc32c(data: bytes) -> str:
-    """The checksum as Cloud Storage writes it: base64 of the big-endian CRC32C."""
-    return base64.b64encode(google_crc32c.value(data).to_bytes(4, "big")).decode()
+crc32c = pieces.crc32c
 
 
 def _check_size(stored: bytes, accept: Callable[[int], bool]) -> int:

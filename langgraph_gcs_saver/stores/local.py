@@ -28,7 +28,6 @@ and between two attempts a call holds no lock or connection (`docs/explanation/d
 from __future__ import annotations
 
 import asyncio
-import base64
 import errno
 import hashlib
 import os
@@ -47,8 +46,6 @@ from itertools import chain, islice, repeat
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 from weakref import WeakSet
-
-import google_crc32c
 
 from langgraph_gcs_saver.engine import files, limits
 from langgraph_gcs_saver.engine.effects import (
@@ -72,6 +69,7 @@ from langgraph_gcs_saver.engine.effects import (
     SetLifecycle,
 )
 from langgraph_gcs_saver.engine.per_process import AtFork, PerProcess
+from langgraph_gcs_saver.engine.pieces import Checksum, text_of
 from langgraph_gcs_saver.engine.pool import Pool, is_exposed
 from langgraph_gcs_saver.errors import (
     DamageError,
@@ -1040,7 +1038,7 @@ class LocalBlobs:
             source = f"{os.getpid()}-{secrets.token_hex(16)}"
             try:
                 with tmp.create(source) as file:
-                    file.write(effect.data)
+                    file.writelines(effect.pieces)
                     file.flush()
                     os.fsync(file.fileno())
                 self._link(tmp, source, above, leaf, effect)
@@ -1261,8 +1259,6 @@ class LocalBlobs:
             return documents.version() >= _FOLDING
 
 
-_Checksum: Any = google_crc32c.Checksum
-
 _TEMPORARY = re.compile(r"[0-9]+-[0-9a-f]{32}\Z")
 """Names of the files that stores create in `tmp`."""
 
@@ -1312,10 +1308,6 @@ def _unfold(written: bytes) -> bytes:
     return _FOLDED.sub(lambda match: match[1].upper() if match[1] else bytes((int(match[2], 16),)), written)
 
 
-def _base64(checksum: Any) -> str:
-    return base64.b64encode(checksum.digest()).decode()
-
-
 def _feed(checksum: T, file: BinaryIO) -> T:
     """Update a checksum with a whole file, and return it."""
     update: Callable[[bytes], object] = checksum.update  # type: ignore[attr-defined]
@@ -1329,7 +1321,7 @@ def _info(directory: files.Directory, where: tuple[str, ...], name: str, *, chec
     try:
         with files.descend(directory, above) as opened, opened[-1].open(leaf) as file:
             status = os.fstat(file.fileno())
-            found = _base64(_feed(_Checksum(), file)) if checksum else None
+            found = text_of(_feed(Checksum(), file)) if checksum else None
             return BlobInfo(name, status.st_size, found, status.st_mtime_ns)
     except (FileNotFoundError, NotADirectoryError, files.NotAFileError):
         return None
@@ -1343,7 +1335,7 @@ def _has_content(directory: files.Directory, leaf: str, effect: PutBlob) -> bool
     """
     try:
         with directory.open(leaf) as file:
-            found = _base64(_feed(_Checksum(), file))
+            found = text_of(_feed(Checksum(), file))
     except FileNotFoundError:
         return False
     except files.NotAFileError as error:
@@ -1351,7 +1343,7 @@ def _has_content(directory: files.Directory, leaf: str, effect: PutBlob) -> bool
             f"A link, a directory or a device is in the place of the object {effect.name!r}. No store creates one. "
             "Find out which program did, and remove it."
         ) from error
-    if found != _base64(_Checksum(effect.data)):
+    if found != effect.crc32c():
         raise StoreError(
             f"The object {effect.name!r} already exists with other content and was left as it is. Two writers used the "
             "same name."

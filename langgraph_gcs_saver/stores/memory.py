@@ -206,7 +206,7 @@ class MemoryBlobs:
 
     def put_blob(self, effect: PutBlob) -> None:
         """Perform `PutBlob`."""
-        self._put(effect.name, effect.data)
+        self._put(effect.name, b"".join(effect.pieces))
 
     def get_blob(self, effect: GetBlob) -> bytes | None:
         """Perform `GetBlob`."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from functools import partial
@@ -41,6 +41,7 @@ from langgraph_gcs_saver.engine.effects import (
     SetLifecycle,
 )
 from langgraph_gcs_saver.engine.per_process import PerProcess
+from langgraph_gcs_saver.engine.pieces import Pieces
 from langgraph_gcs_saver.errors import (
     InvalidOptionError,
     PermissionDeniedError,
@@ -48,7 +49,6 @@ from langgraph_gcs_saver.errors import (
     StoreError,
     StoreNotFoundError,
 )
-from langgraph_gcs_saver.format.frames import crc32c
 from langgraph_gcs_saver.stores.google import private
 from langgraph_gcs_saver.stores.google.retry import OnRetry, Patience, TryAgain
 
@@ -57,6 +57,12 @@ T = TypeVar("T")
 _NO_BUCKET = "bucket does not exist"
 _error_of: Any = exceptions.from_http_response
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+
+_CHUNK_BYTES = 8 << 20
+"""Size of a request of an upload in pieces. The service recommends at least as much.
+
+Fewer bytes than that are sent in one request (https://cloud.google.com/storage/docs/resumable-uploads).
+"""
 
 
 _TRANSIENT = (
@@ -137,8 +143,8 @@ class GCSBlobs:
 
     def put_blob(self, effect: PutBlob) -> None:
         """Perform `PutBlob`."""
-        what = f"to store the object {effect.name!r} of {len(effect.data):,} bytes"
-        self._call(effect, what, partial(self._put, effect, crc32c(effect.data)))
+        size = "" if isinstance(effect.data, Pieces) else f" of {effect.size:,} bytes"
+        self._call(effect, f"to store the object {effect.name!r}{size}", partial(self._put, effect))
 
     def get_blob(self, effect: GetBlob) -> bytes | None:
         """Perform `GetBlob`. A range that begins after the end is empty."""
@@ -180,14 +186,16 @@ class GCSBlobs:
 
     # One attempt each
 
-    def _put(self, effect: PutBlob, crc32c: str, timeout: float) -> None:
-        blob = self._bucket().blob(self._prefix + effect.name)
-        if effect.checked:
-            blob.crc32c = crc32c  # sent as metadata, so that the service rejects bytes that do not match
+    def _put(self, effect: PutBlob, timeout: float) -> None:
+        stream, size = _opened(effect)
+        chunk = _CHUNK_BYTES if size is None else None
+        blob = self._bucket().blob(self._prefix + effect.name, chunk_size=chunk)
+        if effect.checked and size is not None:
+            blob.crc32c = effect.crc32c()  # sent as metadata, so that the service rejects bytes that do not match
         try:
             blob.upload_from_file(
-                io.BytesIO(effect.data),
-                size=len(effect.data),
+                stream,
+                size=size,
                 content_type="application/octet-stream",
                 if_generation_match=0,
                 checksum=None,
@@ -205,11 +213,20 @@ class GCSBlobs:
             found = self._bucket().get_blob(blob.name, timeout=timeout, retry=None)
             if found is None:
                 raise TryAgain("the object existed and is gone") from error
-            if (found.crc32c, _size(found)) != (crc32c, len(effect.data)):
+            if isinstance(effect.data, Pieces):
+                effect.data.measure()
+            if (found.crc32c, _size(found)) != (effect.crc32c(), effect.size):
                 raise StoreError(
                     f"{self._where}: the object {effect.name!r} already exists with other content and was left as it "
                     "is. Two writers used the same name."
                 ) from error
+        except ValueError as error:
+            if size is not None:
+                raise
+            raise TryAgain("the service has kept only a part of a request") from error
+        if effect.checked and size is None and blob.crc32c != effect.crc32c():
+            blob.delete(timeout=timeout, retry=None, if_generation_match=blob.generation)
+            raise TryAgain("the service received other bytes")
 
     def _get(self, effect: GetBlob, timeout: float) -> bytes | None:
         stream = io.BytesIO()
@@ -467,6 +484,48 @@ def _delete_one(blob: Any, timeout: float) -> None:
 def _ignore_missing(error: exceptions.GoogleAPICallError) -> None:
     if not isinstance(error, exceptions.NotFound) or _NO_BUCKET in str(error):
         raise error
+
+
+def _opened(effect: PutBlob) -> tuple[Any, int | None]:
+    """What to upload, as a file, and its size; `None` for pieces that one request cannot hold."""
+    if not isinstance(effect.data, Pieces):
+        return io.BytesIO(effect.data), len(effect.data)
+    sending = _Sending(effect.data)
+    first = sending.read(_CHUNK_BYTES)
+    if len(first) < _CHUNK_BYTES:
+        return io.BytesIO(first), len(first)
+    sending.put_back(first)
+    return sending, None
+
+
+class _Sending:
+    """Pieces as a file, which the client of Cloud Storage reads chunk by chunk."""
+
+    def __init__(self, pieces: Iterable[bytes]) -> None:
+        self._pieces = iter(pieces)
+        self._ahead: list[bytes] = []
+        self._at = 0
+
+    def tell(self) -> int:
+        return self._at
+
+    def read(self, size: int) -> bytes:
+        # `BytesIO.getvalue` returns its buffer, so the chunk is in memory once.
+        found = io.BytesIO()
+        while found.tell() < size and (piece := self._next()) is not None:
+            rest = size - found.tell()
+            found.write(piece[:rest])
+            if len(piece) > rest:
+                self._ahead.append(piece[rest:])
+        self._at += found.tell()
+        return found.getvalue()
+
+    def put_back(self, data: bytes) -> None:
+        self._ahead.append(data)
+        self._at -= len(data)
+
+    def _next(self) -> bytes | None:
+        return self._ahead.pop() if self._ahead else next(self._pieces, None)
 
 
 class _Hashing(io.RawIOBase):

@@ -1,0 +1,57 @@
+"""Full frames of large values, which are compressed while they are uploaded and so are never in memory as a whole."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+
+import zstandard
+
+from langgraph_gcs_saver.engine.pieces import Pieces
+from langgraph_gcs_saver.format.frames import Codec
+
+LARGE_BYTES = 32 << 20
+"""Size from which a frame is made in pieces, in bytes.
+
+Below that, zstd's own buffers and those of an upload take about as much memory as the frame.
+"""
+
+_SLICE_BYTES = 256 << 10
+"""Bytes that zstd compresses in one call. It releases the interpreter's lock meanwhile."""
+
+
+def encode(*parts: bytes, codec: Codec, most: int, hashed: bool, least: int = 0) -> bytes | Pieces:
+    """Make a full frame, in pieces if it is large.
+
+    With a cipher the frame is a whole, because a cipher takes all bytes at once.
+
+    Args:
+        parts: The parts of the value, which follow each other.
+        codec: Makes the frame.
+        most: The size of the largest frame that the caller needs as a whole, in bytes.
+        hashed: Whether to compute the sha256 of a frame in pieces.
+        least: Bytes that the value may have even if the codec's `max_bytes` is lower.
+
+    Raises:
+        ValueTooLargeError: The value is larger than the codec's `max_bytes`.
+    """
+    size = sum(map(len, parts))
+    codec.refuse_large(size, least)
+    if size < LARGE_BYTES or codec.level is None or codec.cipher is not None:
+        return codec.encode(b"".join(parts), least=least)
+    make = partial(_compressed, parts, size, codec.level)
+    begun = bytearray()
+    for piece in make():
+        begun += piece
+        if len(begun) > most:
+            return Pieces(make, hashed=hashed)
+    return bytes(begun)
+
+
+def _compressed(parts: Sequence[bytes], size: int, level: int) -> Iterator[bytes]:
+    compressing = zstandard.ZstdCompressor(level=level, write_content_size=True).compressobj(size=size)
+    for part in parts:
+        view = memoryview(part)
+        for at in range(0, len(view), _SLICE_BYTES):
+            yield compressing.compress(view[at : at + _SLICE_BYTES])
+    yield compressing.flush()
