@@ -16,7 +16,7 @@ LARGE_BYTES = 32 << 20
 Below that, zstd's own buffers and those of an upload take about as much memory as the frame.
 """
 
-_SLICE_BYTES = 256 << 10
+_SLICE_BYTES = 128 << 10
 """Bytes that zstd compresses in one call. It releases the interpreter's lock meanwhile."""
 
 

@@ -55,6 +55,7 @@ from langgraph_gcs_saver.engine.effects import (
     SetLifecycle,
     Write,
 )
+from langgraph_gcs_saver.engine.pieces import Pieces
 from langgraph_gcs_saver.engine.protocols import BlobStore, DocumentStore
 from langgraph_gcs_saver.errors import InvalidInputError, SaverClosedError, StoreError
 from langgraph_gcs_saver.format import keys
@@ -655,6 +656,22 @@ class BlobContract:
         crc32c = base64.b64encode(google_crc32c.value(data).to_bytes(4, "big")).decode()
         assert (info.name, info.size, info.crc32c) == ("t/a", size, crc32c)
         assert info.create_time > 0
+
+    @pytest.mark.parametrize("size", [0, 8192, 12_000_000])
+    @pytest.mark.parametrize("checked", [True, False])
+    def test_blobs_in_pieces(self, blobs: BlobStore, size: int, *, checked: bool) -> None:
+        data = (bytes(range(251)) * (size // 251 + 1))[:size]
+        for _ in range(2):  # as after a lost answer
+            pieces = Pieces(lambda: (data[at : at + 100_000] for at in range(0, size, 100_000)), hashed=True)
+            effect = PutBlob("t/a", pieces, checked=checked)
+            blobs.put_blob(effect)
+            assert blobs.get_blob(GetBlob("t/a")) == data
+            (info,) = blobs.list_blobs(ListBlobs(""))
+            assert (effect.size, effect.crc32c()) == (info.size, info.crc32c)
+            assert effect.sha256() == blobs.hash_blob(HashBlob("t/a"))
+        with pytest.raises(StoreError):
+            blobs.put_blob(PutBlob("t/a", Pieces(lambda: iter([b"two"]), hashed=False), checked=checked))
+        assert blobs.get_blob(GetBlob("t/a")) == data
 
     def test_missing_blobs(self, blobs: BlobStore) -> None:
         assert blobs.get_blob(GetBlob("t/a")) is None

@@ -53,6 +53,7 @@ from langgraph_gcs_saver.engine.effects import (
     ReadBucket,
     SetLifecycle,
 )
+from langgraph_gcs_saver.engine.pieces import Pieces
 from langgraph_gcs_saver.errors import (
     InvalidOptionError,
     PermissionDeniedError,
@@ -908,6 +909,39 @@ def test_put_blob_whose_answer_was_lost(proxied: GCSBlobs, proxy: Proxy, size: i
     posts = [line.split()[0] for line in proxy.log]
     assert posts == (["POST", "PUT", "POST", "GET"] if size > 8 << 20 else ["POST", "POST", "GET"])
     assert proxied.get_blob(GetBlob("t/b")) == data
+
+
+def in_pieces(data: bytes, *, checked: bool = True) -> PutBlob:
+    starts = range(0, len(data), 1_000_000)
+    return PutBlob("t/b", Pieces(lambda: (data[at : at + 1_000_000] for at in starts), hashed=True), checked)
+
+
+@pytest.mark.parametrize("lost", [0, 1, 2], ids=["the session", "a chunk", "the answer"])
+def test_pieces_are_sent_again(proxied: GCSBlobs, proxy: Proxy, lost: int) -> None:
+    """An upload in pieces takes a request for each 8 MiB. A repeated one is a new session."""
+    proxy.hook = faults([(503, "later")], after=lost)
+    data = os.urandom(9_000_000)
+    effect = in_pieces(data)
+    proxied.put_blob(effect)
+    assert [line.split()[0] for line in proxy.log] == ["POST", "PUT", "PUT"][: lost + 1] + ["POST", "PUT", "PUT"]
+    assert proxied.get_blob(GetBlob("t/b")) == data
+    assert (effect.size, effect.sha256()) == (len(data), hashlib.sha256(data).hexdigest())
+
+
+def test_few_bytes_in_pieces_are_one_request(proxied: GCSBlobs, proxy: Proxy) -> None:
+    proxied.put_blob(in_pieces(os.urandom(3_000_000)))
+    assert [line.split()[0] for line in proxy.log] == ["POST"]
+
+
+def test_pieces_that_change_on_the_way_up_are_deleted(hurried: GCSBlobs, proxied: GCSBlobs, proxy: Proxy) -> None:
+    """The service's checksum shows it, and the next attempt starts over."""
+    data = b"state content" + bytes(9_000_000)
+    proxy.spoil = lambda body: body.replace(b"state content", b"state c0ntent")
+    with pytest.raises(StoreError):
+        hurried.put_blob(in_pieces(data))
+    assert proxied.list_blobs(ListBlobs("")) == []
+    proxied.put_blob(in_pieces(data, checked=False))
+    assert proxied.get_blob(GetBlob("t/b")) == data.replace(b"content", b"c0ntent")
 
 
 def test_the_size_of_an_empty_object_may_be_left_out(blobs: GCSBlobs, monkeypatch: pytest.MonkeyPatch) -> None:

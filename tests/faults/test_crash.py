@@ -19,7 +19,8 @@ from langgraph_gcs_saver.engine.effects import (
     PutBlob,
 )
 from langgraph_gcs_saver.engine.interceptors import Interceptor
-from langgraph_gcs_saver.format import keys
+from langgraph_gcs_saver.engine.pieces import Pieces
+from langgraph_gcs_saver.format import keys, large
 from langgraph_gcs_saver.testing.crash import (
     NEIGHBOURS,
     OPERATIONS,
@@ -96,6 +97,20 @@ def test_pruning_in_many_commits(new_store, monkeypatch, name):
 
     crash(new_store, BY_NAME[name], every_effect=False, saver_class=Watched)
     assert len(parts) > 2
+
+
+@pytest.mark.parametrize("verify", ["readback", pytest.param("off", marks=pytest.mark.soak)])
+def test_a_put_whose_frames_are_made_while_they_are_uploaded(new_store, monkeypatch, verify):
+    monkeypatch.setattr(large, "LARGE_BYTES", 1000)
+    uploads = []
+
+    class Watched(CrashingSaver):
+        def close(self):
+            uploads.extend(effect.data for effect in self.plan.done if isinstance(effect, PutBlob))
+            super().close()
+
+    crash(new_store, BY_NAME["put with objects"], verify=verify, saver_class=Watched, every_effect=False)
+    assert any(isinstance(data, Pieces) for data in uploads)
 
 
 @pytest.mark.soak

@@ -503,29 +503,36 @@ class _Sending:
 
     def __init__(self, pieces: Iterable[bytes]) -> None:
         self._pieces = iter(pieces)
-        self._ahead: list[bytes] = []
+        self._first = b""
+        self._rest = b""
         self._at = 0
 
     def tell(self) -> int:
+        """The number of bytes that were read."""
         return self._at
 
     def read(self, size: int) -> bytes:
-        # `BytesIO.getvalue` returns its buffer, so the chunk is in memory once.
+        """The next bytes: `size` of them, or fewer at the end."""
+        chunk, self._first = self._first or self._next(size), b""
+        self._at += len(chunk)
+        return chunk
+
+    def _next(self, size: int) -> bytes:
+        # A buffer that grows leaves holes behind. `getvalue` returns the buffer itself.
         found = io.BytesIO()
-        while found.tell() < size and (piece := self._next()) is not None:
-            rest = size - found.tell()
-            found.write(piece[:rest])
-            if len(piece) > rest:
-                self._ahead.append(piece[rest:])
-        self._at += found.tell()
+        found.seek(size - 1)
+        found.write(b"\0")
+        found.seek(0)
+        while found.tell() < size and (piece := self._rest or next(self._pieces, None)) is not None:
+            left = size - found.tell()
+            found.write(piece[:left])
+            self._rest = piece[left:]
+        found.truncate()
         return found.getvalue()
 
-    def put_back(self, data: bytes) -> None:
-        self._ahead.append(data)
-        self._at -= len(data)
-
-    def _next(self) -> bytes | None:
-        return self._ahead.pop() if self._ahead else next(self._pieces, None)
+    def put_back(self, chunk: bytes) -> None:
+        """Return to the beginning after the first chunk was read."""
+        self._first, self._at = chunk, 0
 
 
 class _Hashing(io.RawIOBase):
