@@ -36,6 +36,9 @@ PUT_BAR, GET_BAR = 1.3, 1.6
 MIB = 1 << 20
 VERSIONS = 25
 
+LIMIT = 4 << 30
+"""The largest value. The default would be a little too small for a state of 1,024 MiB."""
+
 CACHE = 4 << 30
 """A cache with room for the state, as an incremental frame needs it."""
 
@@ -117,7 +120,7 @@ class Thread:
 
 @contextmanager
 def connected(uri: str, **options: Any) -> Iterator[GCSSaver]:
-    with GCSSaver.from_conn_string(uri, **options) as saver:
+    with GCSSaver.from_conn_string(uri, max_value_bytes=LIMIT, **options) as saver:
         saver.setup()
         yield saver
 

@@ -13,7 +13,6 @@ import argparse
 import json
 import random
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -21,7 +20,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
-from pathlib import Path
 from typing import Any
 
 import zstandard
@@ -233,79 +231,6 @@ def changing() -> list[Bar]:
     return bars
 
 
-# Memory
-
-_MEMORY = """
-import sys
-from benchmarks.storage import memory_of
-print(memory_of(sys.argv[1], int(sys.argv[2]), sys.argv[3]))
-"""
-
-
-def memory() -> list[Bar]:
-    """Peak of resident memory over the size of a state, in processes of their own, which have nothing in a cache."""
-    bars = []
-    for what, version, parts, state in (
-        ("put", 1, 100, "a 100 MiB state"),
-        ("get_tuple", 1, 100, "a 100 MiB state"),
-        ("get_tuple", 25, 40, "the 25th version of a 40 MiB state"),
-    ):
-        with tempfile.TemporaryDirectory() as directory:
-            if what == "get_tuple":
-                _fill(directory, version, parts)
-            command = [sys.executable, "-c", _MEMORY, what, str(parts), directory]
-            done = subprocess.run(command, check=True, capture_output=True, text=True)
-        bars.append(Bar(f"memory of {what} with {state}, peak over its size", float(done.stdout), 3))
-    return bars
-
-
-_PART = 1 << 20
-
-
-def _state(parts: int) -> list[Any]:
-    """So many MiB, of which half compresses well, and half does not."""
-    text = " ".join(message.content for message in messages(300))
-    return [(text * 4)[:_PART] + str(n) if n % 2 else random.Random(n).randbytes(_PART) for n in range(parts)]
-
-
-def _fill(directory: str, versions: int, parts: int) -> None:
-    """Store a state that grows by a message a step, in incremental frames: the writer's cache has room for it."""
-    config: Any = {"configurable": {"thread_id": "t", "checkpoint_ns": ""}}
-    value = _state(parts)
-    with GCSSaver.from_conn_string(f"file://{directory}", cache_max_bytes=4 << 30, verify="off") as saver:
-        for number, message in enumerate(messages(versions), 1):
-            value.append(message.content)
-            checkpoint = empty_checkpoint()
-            checkpoint["channel_values"], checkpoint["channel_versions"] = {"big": value}, {"big": str(number)}
-            metadata: Any = {"source": "loop", "step": number, "parents": {}}
-            config = saver.put(config, checkpoint, metadata, {"big": str(number)})
-
-
-def memory_of(what: str, parts: int, directory: str) -> float:
-    config: Any = {"configurable": {"thread_id": "t", "checkpoint_ns": ""}}
-    with GCSSaver.from_conn_string(f"file://{directory}") as saver:
-        saver.setup()
-        if what != "put":
-            return _growth(lambda: saver.get_tuple(config)) / (parts * _PART)
-        checkpoint = empty_checkpoint()
-        checkpoint["channel_values"], checkpoint["channel_versions"] = {"big": _state(parts)}, {"big": "1"}
-        metadata: Any = {"source": "loop", "step": 1, "parents": {}}
-        return _growth(lambda: saver.put(config, checkpoint, metadata, {"big": "1"})) / (parts * _PART)
-
-
-def _growth(function: Callable[[], Any]) -> int:
-    """Bytes by which a call raises the peak of resident memory."""
-    before = _resident("VmRSS:")
-    function()
-    # Not `ru_maxrss`, which begins with what the process that started this one had.
-    return _resident("VmHWM:") - before
-
-
-def _resident(what: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) << 10 for line in lines if line.startswith(what))
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("--quick", action="store_true", help="leave out the chat of 1,000 turns")
@@ -316,7 +241,7 @@ def main() -> int:
     if not options.quick:
         frames, _ = chat(1000)
         bars.append(Bar("the same for 1,000 turns", frames, 7))
-    bars += rest + growing() + changing() + memory()
+    bars += rest + growing() + changing()
     if options.json:
         print(json.dumps([bar.__dict__ for bar in bars], indent=1))
     else:

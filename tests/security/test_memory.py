@@ -303,6 +303,15 @@ def test_pending_writes_that_are_many_bombs(fields, make_saver, raw):
     assert peak < 3 * 64 * MIB, f"{peak / MIB:.0f} MiB"
 
 
+def test_a_put_never_holds_a_large_frame(make_saver):
+    """The frame is as large as the value. The serializer takes no memory, because it returns bytes as they are."""
+    size = 40 * MIB
+    value, saver = noise(size), make_saver()
+    _, peak = peak_of(lambda: put(saver, 1, {"large": value}))
+    assert peak < size / 5, f"{peak / size:.2f} times"
+    assert values(make_saver().get_tuple(cfg()))["large"] == value
+
+
 # Beside other work: a process's resident memory
 
 _CHILD = """
