@@ -30,7 +30,7 @@ from benchmarks.chat import messages
 from benchmarks.event_loop import emulators
 from langgraph_gcs_saver import GCSSaver
 
-PUT_BAR, GET_BAR = 1.3, 1.6
+BARS = {"put": 1.3, "put_writes": 1.7, "get_tuple": 1.6}
 """Most memory above the state, as a multiple of its serialized size."""
 
 MIB = 1 << 20
@@ -48,7 +48,7 @@ class Case:
     """What is measured.
 
     Attributes:
-        call: `put` or `get_tuple`.
+        call: The method.
         version: The version of the channel that the call stores or reads.
         channels: The number of channels that the state is divided into.
         is_cold: Whether the process has nothing in its cache.
@@ -61,7 +61,7 @@ class Case:
 
     @property
     def bar(self) -> float:
-        return PUT_BAR if self.call == "put" else GET_BAR
+        return BARS[self.call]
 
     def __str__(self) -> str:
         what = {1: "full"}.get(self.version, f"version {self.version}")
@@ -72,6 +72,7 @@ CASES = (
     Case("put", 1, 1, is_cold=True),
     Case("put", VERSIONS, 1, is_cold=False),
     Case("put", 1, 4096, is_cold=True),
+    Case("put_writes", 1, 1, is_cold=True),
     Case("get_tuple", 1, 1, is_cold=True),
     Case("get_tuple", VERSIONS, 1, is_cold=True),
     Case("get_tuple", 1, 4096, is_cold=True),
@@ -100,6 +101,11 @@ class Thread:
         self._values = channels_of(state(mebibytes), channels)
         self._at: Any = {"configurable": {"thread_id": "t", "checkpoint_ns": ""}}
         self._number = 0
+
+    def put_writes(self) -> None:
+        """Store the state as a task's pending writes."""
+        at = {**self._at["configurable"], "checkpoint_id": "1f000000-0000-6000-8000-000000000001"}
+        self._saver.put_writes({"configurable": at}, list(self._values.items()), "task")
 
     def prepare(self) -> Callable[[], None]:
         """Make the next state; the call that is returned stores it."""
@@ -157,6 +163,8 @@ def measured(uri: str, case: Case, mebibytes: int) -> float:
             return (growth(lambda: saver.get_tuple(config)) - size) / size
     with connected(uri, **({} if case.is_cold else {"cache_max_bytes": CACHE})) as saver:
         thread = Thread(saver, mebibytes, case.channels)
+        if case.call == "put_writes":
+            return growth(thread.put_writes) / size
         for _ in range(case.version - 1):
             thread.prepare()()
         return growth(thread.prepare()) / size

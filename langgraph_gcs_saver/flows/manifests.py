@@ -18,7 +18,7 @@ from langgraph_gcs_saver.errors import (
 )
 from langgraph_gcs_saver.events import ClearTextAccepted, ClearTextEncrypted
 from langgraph_gcs_saver.flows.context import Context, Loads
-from langgraph_gcs_saver.format import frames, keys, manifest, shapes
+from langgraph_gcs_saver.format import frames, keys, large, manifest, shapes
 from langgraph_gcs_saver.format.frames import Codec, FrameError
 from langgraph_gcs_saver.format.manifest import DamagedError, Manifest, Serialized
 from langgraph_gcs_saver.portable import Opaque
@@ -202,10 +202,21 @@ def encode_manifest(known: Manifest, room: int, context: Context) -> tuple[bytes
     return body, context.upload(name, stored)
 
 
-def make_stub(plain: bytes, attempt: str, codec: Codec) -> tuple[manifest.Stub, bytes]:
-    """The stub that replaces an envelope, and the frame to upload."""
-    stored = codec.encode(plain, least=frames.ENVELOPE_MAX_BYTES)
-    return manifest.Stub(attempt, len(stored), len(plain), hashlib.sha256(plain).hexdigest()), stored
+def make_stub(plain: bytes, attempt: str, codec: Codec, *more: bytes) -> tuple[manifest.Stub, bytes]:
+    """The stub that replaces an envelope, and the frame to upload.
+
+    Args:
+        plain: The envelope, or its first part.
+        attempt: The part of the object's name that no other attempt has.
+        codec: Makes the frame.
+        more: The other parts of the envelope. Large parts are not joined.
+    """
+    stored = large.encode(plain, *more, codec=codec, least=frames.ENVELOPE_MAX_BYTES)
+    size, sha256 = len(plain), hashlib.sha256(plain)
+    for part in more:
+        size += len(part)
+        sha256.update(part)
+    return manifest.Stub(attempt, len(stored), size, sha256.hexdigest()), stored
 
 
 def unreadable(

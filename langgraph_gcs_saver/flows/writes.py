@@ -45,6 +45,7 @@ from langgraph_gcs_saver.flows.stored import Stored
 from langgraph_gcs_saver.flows.threads import Guard, guard
 from langgraph_gcs_saver.format import frames, keys
 from langgraph_gcs_saver.format.frames import Codec, FrameError
+from langgraph_gcs_saver.format.large import LARGE_BYTES
 from langgraph_gcs_saver.format.manifest import FORMAT, DamagedError, Serialized, Stub, stub_of
 from langgraph_gcs_saver.format.seals import SEAL_BYTES, seal
 from langgraph_gcs_saver.records import record
@@ -345,29 +346,32 @@ def _record(request: PutWrites, context: Context, doc: str, writes: Sequence[Pen
     for write in writes:
         context.codec.refuse_large(len(write.value.data))
     try:
-        plain = _envelope(writes)
+        head = _head(writes)
     except ValueTooLargeError as error:
         raise ValueTooLargeError(
             f"Task {request.task_id!r} has {len(writes):,} writes for checkpoint {request.checkpoint_id!r} of thread "
             f"{request.thread_id!r}. {error} Nothing was stored."
         ) from None
-    stored = context.codec.encode_envelope(plain, (doc, field))
-    upload = None
-    if len(stored) > INLINE_BYTES or len(plain) > frames.ENVELOPE_MAX_BYTES or not context.inline_max_bytes:
+    values = [write.value.data for write in writes]
+    stored, upload = b"", None
+    if sum(map(len, values)) < LARGE_BYTES and context.inline_max_bytes:
+        stored = context.codec.encode_envelope(head + b"".join(values), (doc, field))
+    if not stored or len(stored) > INLINE_BYTES:
         attempt = context.new_attempt()
-        stub, data = make_stub(plain, attempt, context.codec)
+        stub, data = make_stub(head, attempt, context.codec, *values)
         blob = keys.blob(request.thread_id, request.ns, request.checkpoint_id, keys.WRITES_BLOB, attempt)
         upload = context.upload(blob, data)
         stored = context.codec.encode_envelope(frames.envelope(stub.head()), (doc, field))
     return _Record(idx, doc, field, seal((doc, field), stored) + stored, upload)
 
 
-def _envelope(writes: Sequence[PendingWrite]) -> bytes:
+def _head(writes: Sequence[PendingWrite]) -> bytes:
+    """The envelope without its tail, which is the values, one after another."""
     first = writes[0]
     head: dict[str, Any] = {} if keys.dec(keys.enc(first.task_id)) is not None else {"task": first.task_id}
     head["path"] = first.task_path
     head["writes"] = [[w.idx, w.channel, w.value.type, len(w.value.data)] for w in writes]
-    return frames.envelope(head, b"".join(w.value.data for w in writes))
+    return frames.envelope(head)
 
 
 _OPENING = 8

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator, Sequence
 from functools import partial
+from typing import overload
 
 import zstandard
 
@@ -20,7 +22,17 @@ _SLICE_BYTES = 128 << 10
 """Bytes that zstd compresses in one call. It releases the interpreter's lock meanwhile."""
 
 
-def encode(*parts: bytes, codec: Codec, most: int, hashed: bool, least: int = 0) -> bytes | Pieces:
+@overload
+def encode(*parts: bytes, codec: Codec, most: None = None, hashed: bool = False, least: int = 0) -> bytes: ...
+
+
+@overload
+def encode(*parts: bytes, codec: Codec, most: int, hashed: bool = False, least: int = 0) -> bytes | Pieces: ...
+
+
+def encode(
+    *parts: bytes, codec: Codec, most: int | None = None, hashed: bool = False, least: int = 0
+) -> bytes | Pieces:
     """Make a full frame, in pieces if it is large.
 
     With a cipher the frame is a whole, because a cipher takes all bytes at once.
@@ -28,7 +40,7 @@ def encode(*parts: bytes, codec: Codec, most: int, hashed: bool, least: int = 0)
     Args:
         parts: The parts of the value, which follow each other.
         codec: Makes the frame.
-        most: The size of the largest frame that the caller needs as a whole, in bytes.
+        most: The size of the largest frame that the caller needs as a whole, in bytes; `None` for any.
         hashed: Whether to compute the sha256 of a frame in pieces.
         least: Bytes that the value may have even if the codec's `max_bytes` is lower.
 
@@ -40,12 +52,12 @@ def encode(*parts: bytes, codec: Codec, most: int, hashed: bool, least: int = 0)
     if size < LARGE_BYTES or codec.level is None or codec.cipher is not None:
         return codec.encode(b"".join(parts), least=least)
     make = partial(_compressed, parts, size, codec.level)
-    begun = bytearray()
+    begun = io.BytesIO()
     for piece in make():
-        begun += piece
-        if len(begun) > most:
+        begun.write(piece)
+        if most is not None and begun.tell() > most:
             return Pieces(make, hashed=hashed)
-    return bytes(begun)
+    return begun.getvalue()
 
 
 def _compressed(parts: Sequence[bytes], size: int, level: int) -> Iterator[bytes]:
