@@ -4,7 +4,7 @@ python -m benchmarks.memory [--parts N] [--store embedded|google] [--only TEXT] 
 python -m benchmarks.memory --parts 1024 --only cold
 
 A figure is the peak of resident memory during the call, less that before the call, as a multiple of the serialized
-state. For `get_tuple`, the state that it returns is subtracted too, because it is what the caller asked for. Resident
+state. For `get_tuple`, the state that it returns is subtracted too, because the caller needs it in any case. Resident
 memory includes what zstd, the serializer and the network libraries allocate, which `tracemalloc` does not see. The
 allocator has its defaults. The floor of both calls is 1: LangGraph's serializer makes or takes all bytes at once.
 Half of the state compresses well, and half does not. Exit code 1 when a bar is missed. Linux only.

@@ -7,19 +7,16 @@ import hashlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import google_crc32c
-
-Checksum: Any = google_crc32c.Checksum
-"""The CRC32C of the bytes that it was updated with."""
-
 
 def text_of(checksum: Any) -> str:
-    """A `Checksum` as Cloud Storage writes it: base64 of its big-endian bytes."""
+    """A `google_crc32c.Checksum` as Cloud Storage writes it: base64 of its big-endian bytes."""
     return base64.b64encode(checksum.digest()).decode()
 
 
 def crc32c(data: bytes) -> str:
     """The checksum of bytes, as `text_of` writes it."""
+    import google_crc32c  # noqa: PLC0415 - commands that store nothing need this module, and not that one
+
     return base64.b64encode(google_crc32c.value(data).to_bytes(4, "big")).decode()
 
 
@@ -54,6 +51,8 @@ class Pieces:
                 pass
 
     def __iter__(self) -> Iterator[bytes]:
+        from google_crc32c import Checksum  # noqa: PLC0415 - as above
+
         size, crc32c, sha256 = 0, Checksum(), hashlib.sha256()
         for piece in self._make():
             size += len(piece)

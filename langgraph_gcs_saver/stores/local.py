@@ -47,6 +47,8 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 from weakref import WeakSet
 
+import google_crc32c
+
 from langgraph_gcs_saver.engine import files, limits
 from langgraph_gcs_saver.engine.effects import (
     BlobInfo,
@@ -69,7 +71,7 @@ from langgraph_gcs_saver.engine.effects import (
     SetLifecycle,
 )
 from langgraph_gcs_saver.engine.per_process import AtFork, PerProcess
-from langgraph_gcs_saver.engine.pieces import Checksum, text_of
+from langgraph_gcs_saver.engine.pieces import text_of
 from langgraph_gcs_saver.engine.pool import Pool, is_exposed
 from langgraph_gcs_saver.errors import (
     DamageError,
@@ -1259,6 +1261,8 @@ class LocalBlobs:
             return documents.version() >= _FOLDING
 
 
+_Checksum: Any = google_crc32c.Checksum
+
 _TEMPORARY = re.compile(r"[0-9]+-[0-9a-f]{32}\Z")
 """Names of the files that stores create in `tmp`."""
 
@@ -1321,7 +1325,7 @@ def _info(directory: files.Directory, where: tuple[str, ...], name: str, *, chec
     try:
         with files.descend(directory, above) as opened, opened[-1].open(leaf) as file:
             status = os.fstat(file.fileno())
-            found = text_of(_feed(Checksum(), file)) if checksum else None
+            found = text_of(_feed(_Checksum(), file)) if checksum else None
             return BlobInfo(name, status.st_size, found, status.st_mtime_ns)
     except (FileNotFoundError, NotADirectoryError, files.NotAFileError):
         return None
@@ -1335,7 +1339,7 @@ def _has_content(directory: files.Directory, leaf: str, effect: PutBlob) -> bool
     """
     try:
         with directory.open(leaf) as file:
-            found = text_of(_feed(Checksum(), file))
+            found = text_of(_feed(_Checksum(), file))
     except FileNotFoundError:
         return False
     except files.NotAFileError as error:
