@@ -16,7 +16,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -35,6 +35,7 @@ from langgraph_gcs_saver.flows.manifests import read_manifest
 from langgraph_gcs_saver.format import keys
 from langgraph_gcs_saver.format.frames import Codec
 from langgraph_gcs_saver.format.manifest import Manifest
+from langgraph_gcs_saver.format.sizes import document_bytes
 
 SERDE = JsonPlusSerializer()
 
@@ -102,32 +103,6 @@ def chat(turns: int) -> tuple[float, list[Bar]]:
             Bar("bytes fetched for a cold read, most", max(read_costs(saver, manifests)), 1.3),
         ]
         return stored.frames / size, bars
-
-
-def document_bytes(doc: Doc) -> int:
-    """A document's fields, with their names, and its own name.
-
-    https://firebase.google.com/docs/firestore/storage-size, without the 48 bytes that Firestore adds to each.
-    """
-    return sum(len(segment) + 1 for segment in doc.name.split("/")) + fields_bytes(doc.fields)
-
-
-def fields_bytes(fields: Mapping[str, Any]) -> int:
-    total = 0
-    for name, value in fields.items():
-        total += len(name) + 1
-        match value:
-            case None | bool():
-                total += 1
-            case int() | float():
-                total += 8
-            case str():
-                total += len(value.encode()) + 1
-            case bytes():
-                total += len(value)
-            case _:
-                total += fields_bytes(value)
-    return total
 
 
 def most_frames(manifest: Manifest) -> int:

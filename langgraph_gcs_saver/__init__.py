@@ -45,6 +45,7 @@ if TYPE_CHECKING:
         StoreStats,
         ThreadInfo,
         ThreadStatus,
+        Training,
         Transfer,
     )
     from langgraph_gcs_saver.saver.checkpointer import GCSSaver
@@ -98,6 +99,7 @@ __all__ = [
     "StoredValue",
     "ThreadInfo",
     "ThreadStatus",
+    "Training",
     "Transfer",
     "VectorSearch",
     "__version__",
@@ -155,6 +157,7 @@ _LATER = {
         "StoredValue",
         "ThreadInfo",
         "ThreadStatus",
+        "Training",
         "Transfer",
     ),
     "references.derived": ("VectorSearch", "arecomputed", "recomputed"),

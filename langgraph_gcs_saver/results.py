@@ -384,6 +384,61 @@ class StoreStats:
     object_bytes: int
 
 
+@record(frozen=True, slots=True, kw_only=True)
+class KindBytes:
+    """Stored bytes of one kind, without and with a trained dictionary.
+
+    Attributes:
+        kind: The kind, such as `"manifests"`.
+        before: Bytes as they are stored now.
+        after: Bytes with the dictionary.
+    """
+
+    kind: str
+    before: int
+    after: int
+
+    @property
+    def gain(self) -> float:
+        """The share of the bytes that the dictionary saves."""
+        return 1 - self.after / self.before if self.before else 0.0
+
+
+@record(frozen=True, slots=True, kw_only=True)
+class Training:
+    """What a dictionary would save; its text is for people.
+
+    All bytes are those of the held-out threads, which the dictionary was not trained from.
+
+    Attributes:
+        threads: Number of threads that the dictionary was trained from.
+        held_out: Number of threads that it was measured on.
+        kinds: The bytes of each kind, most bytes first.
+        dictionary_bytes: Bytes of the dictionary; 0 if none could be trained.
+        refusal: Why the dictionary is not worth its use; `None` if it is.
+    """
+
+    threads: int
+    held_out: int
+    kinds: tuple[KindBytes, ...]
+    dictionary_bytes: int
+    refusal: str | None
+
+    @property
+    def total(self) -> KindBytes:
+        """The bytes of all kinds together."""
+        before, after = (sum(getattr(one, name) for one in self.kinds) for name in ("before", "after"))
+        return KindBytes(kind="everything", before=before, after=after)
+
+    def __str__(self) -> str:
+        if self.refusal is not None:
+            return self.refusal
+        return (
+            f"A dictionary of {self.dictionary_bytes:,} bytes, trained from {_counted(self.threads, 'thread')}, saves "
+            f"{self.total.gain:.1%} of what {_counted(self.held_out, 'other thread')} store"
+        )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PrunePlan:
     """The checkpoints of a thread that pruning removes, and why the others stay; its text is for people.

@@ -36,6 +36,7 @@ from langgraph_gcs_saver.cli.commands.show import show
 from langgraph_gcs_saver.cli.commands.storage import collect, copy, delete, prune, sweep
 from langgraph_gcs_saver.cli.commands.team import team
 from langgraph_gcs_saver.cli.commands.top import top
+from langgraph_gcs_saver.cli.commands.train import train
 from langgraph_gcs_saver.cli.commands.transfer import export, import_, pull, push
 from langgraph_gcs_saver.cli.commands.work import work
 from langgraph_gcs_saver.cli.views.terminal import (
@@ -66,6 +67,7 @@ for command in (
     diff,
     edit,
     stats,
+    train,
     report,
     verify,
     repair,

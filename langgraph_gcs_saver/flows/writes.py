@@ -566,7 +566,7 @@ def moved_to(doc: Doc, name: str, attempt: Callable[[str], str], codec: Codec) -
     contain the attempt that `attempt` returns.
     """
     fields: dict[str, Any] = {"format": doc.fields["format"]}
-    for field, plain in _plain(doc, codec):
+    for field, plain in envelopes(doc, codec):
         stored = doc.fields[field][SEAL_BYTES:]
         moved, is_stub = _renamed(plain, attempt)
         if is_stub or codec.cipher is not None:
@@ -592,9 +592,9 @@ def lacks(doc: Doc, there: Doc, attempt: Callable[[str], str], codec: Codec) -> 
         attempt: As for `moved_to`.
         codec: Reads frames.
     """
-    wanted = {field: _renamed(plain, attempt)[0] for field, plain in _plain(doc, codec)}
+    wanted = {field: _renamed(plain, attempt)[0] for field, plain in envelopes(doc, codec)}
     try:
-        found = dict(_plain(there, codec))
+        found = dict(envelopes(there, codec))
     except DamagedError:
         return None
     return wanted.keys() - found.keys() if found.items() <= wanted.items() else None
@@ -605,7 +605,7 @@ _Opened = tuple[Doc, Any, bytes]
 
 
 def _open(doc: Doc, codec: Codec) -> Iterator[_Opened]:
-    for _, plain in _plain(doc, codec):
+    for _, plain in envelopes(doc, codec):
         try:
             opened = frames.open_envelope(plain)
         except FrameError as error:
@@ -613,8 +613,8 @@ def _open(doc: Doc, codec: Codec) -> Iterator[_Opened]:
         yield doc, *opened
 
 
-def _plain(doc: Doc, codec: Codec) -> Iterator[tuple[str, bytes]]:
-    """The envelopes of a document of pending writes, by field."""
+def envelopes(doc: Doc, codec: Codec) -> Iterator[tuple[str, bytes]]:
+    """The envelopes of a document of pending writes, by field; raises as `read_stubs` does."""
     version = doc.fields.get("format")
     if _is_newer(doc):
         raise UnsupportedFormatError(

@@ -21,8 +21,9 @@ import zstandard
 
 from langgraph_gcs_saver.engine import pieces
 from langgraph_gcs_saver.errors import InvalidOptionError, ValueTooLargeError, WrongKeyError
-from langgraph_gcs_saver.format import keys, splices
+from langgraph_gcs_saver.format import keys, splices, trained
 from langgraph_gcs_saver.format.dictionary import BELOW, DICTIONARY
+from langgraph_gcs_saver.format.trained import Trained
 from langgraph_gcs_saver.records import record
 
 if TYPE_CHECKING:
@@ -230,7 +231,7 @@ class Codec:
     def _full(self, plain: bytes) -> bytes:
         if self.level is None:
             return _stored(plain)
-        return _compressor(self.level, len(plain) < BELOW).compress(plain)
+        return compress(plain, self.level)
 
     def _encrypt(self, frame: bytes) -> bytes:
         if self.cipher is None:
@@ -437,6 +438,15 @@ def _stored(plain: bytes) -> bytes:
         is_last = start == starts[-1]
         pieces += ((len(block) << 3 | is_last).to_bytes(3, "little"), block)
     return b"".join(pieces)
+
+
+def compress(plain: bytes, level: int, dictionary: Trained | None = None) -> bytes:
+    """A full frame in clear: with the format's own dictionary if the value is small, or with a trained one."""
+    is_small = len(plain) < BELOW
+    if dictionary is not None and len(plain) < trained.BELOW:
+        return dictionary.compress(plain, max(level, _SMALL_LEVEL) if is_small else level)
+    found: bytes = _compressor(level, is_small).compress(plain)
+    return found
 
 
 def _compressor(level: int, small: bool) -> zstandard.ZstdCompressor:

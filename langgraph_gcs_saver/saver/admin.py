@@ -63,6 +63,7 @@ if TYPE_CHECKING:
         TeamInfo,
         ThreadInfo,
         ThreadStatus,
+        Training,
         Transfer,
     )
     from langgraph_gcs_saver.saver.team import TeamSets
@@ -231,6 +232,40 @@ class Admin(Connection):
     async def astats(self) -> StoreStats:
         """Asynchronous twin of `stats`."""
         return await arun(flows.catalogue.store_stats(self._context), self._backend)
+
+    def train(self, *, sample: int = 2000, holdout: float = 0.3) -> Training:
+        """Measure what a trained compression dictionary would save. This changes nothing.
+
+        Many short threads of one deployment have much in common: instructions, names of fields, the form of tools'
+        results. Incremental frames save nothing of that, because each thread begins with full frames. A dictionary is
+        trained from some threads, and measured on others. Of each thread, the newest 50 checkpoints and 50 documents of
+        pending writes count.
+
+        Args:
+            sample: Most threads to read.
+            holdout: The share of these threads that the dictionary is measured on, and not trained from.
+
+        Returns:
+            The bytes of the held-out threads, by kind. Its `refusal` says why a dictionary is not worth its use, such
+            as a gain below 10 %.
+
+        Raises:
+            InvalidInputError: `sample` is not a positive int, or `holdout` is not between 0 and 1.
+            WrongKeyError: Something is encrypted with another key, or the saver has no key.
+            StoreError: A service rejected a request, or did not answer before the deadline.
+        """
+        return run(self._train(sample, holdout), self._backend)
+
+    async def atrain(self, *, sample: int = 2000, holdout: float = 0.3) -> Training:
+        """Asynchronous twin of `train`."""
+        return await arun(self._train(sample, holdout), self._backend)
+
+    def _train(self, sample: int, holdout: float) -> Flow[Training]:
+        if type(sample) is not int or sample < 1:
+            raise InvalidInputError("sample must be a positive number of threads.")
+        if not isinstance(holdout, (int, float)) or not 0 < holdout < 1:
+            raise InvalidInputError("holdout must be a share between 0 and 1.")
+        return flows.train.train(sample, holdout, self._context)
 
     # Checking and repairing
 

@@ -131,6 +131,7 @@ METHODS: Mapping[str, Callable[[Around], Arguments]] = {
     "history": lambda a: _call(a.thread),
     "threads": lambda _: _call(waiting=True, unfinished=False),
     "stats": lambda _: _call(),
+    "train": lambda _: _call(),
     "pins": lambda a: _call(a.at()),
     "holds": lambda a: _call(a.at()),
     "leases": lambda _: _call(),

@@ -201,6 +201,7 @@ def outcomes(tmp_path):
         "verify": (lambda found: [one.kind for one in found] == ["clear"], "t"),
         "threads": (lambda found: {one.thread_id: one.damaged for one in found} == {"t": 1, "u": 0},),
         "history": (lambda found: [one.damage for one in found] == ["the manifest is in clear", None, None, None], "t"),
+        "train": (lambda found: found.refusal is not None,),
         "stats": (lambda found: found.checkpoints == 5,),  # prune continued with the other thread
         "collect": (lambda plans: ["in clear" in plan.skipped for plan in plans] == [True],),
         "repair": (lambda plans: [[step.action for step in one.steps] for one in plans] == [["set aside"]],),
@@ -291,6 +292,7 @@ COMMANDS = {
     "diff": (9, ["t", cid(1), "latest"]),
     "edit": (9, ["t", "--channel", "v", "--set", "7", "--dry-run"]),
     "stats": (0, []),
+    "train": (1, []),  # there are too few threads
     "report": (9, ["t", "-o", "-"]),
     "verify": (4, ["--depth", "data"]),
     "check": (9, ["t"]),

@@ -45,6 +45,7 @@ COMMANDS: Mapping[str, list[str | tuple[str, int]]] = {
         "named --channel said --set 1",
     ],
     "stats": ["", "--json"],
+    "train": [("", 1), ("--json", 1)],  # there are too few threads
     "report": [
         "deep -o FILES/deep.html",
         "t -o FILES/page.html",
@@ -333,6 +334,7 @@ METHODS: Mapping[str, Callable[[Any, Path, Any], object]] = {
     "repair": lambda admin, files, _: (damage(files), admin.repair()),
     "setup": lambda admin, _, __: admin.setup(),
     "stats": lambda admin, _, __: admin.stats(),
+    "train": lambda admin, _, __: admin.train(),
     "sweep": lambda admin, _, __: admin.sweep(),
     "threads": lambda admin, _, __: admin.threads(waiting=True),
     "transfer_thread": lambda admin, _, other: admin.transfer_thread("t", other),

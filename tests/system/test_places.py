@@ -225,6 +225,7 @@ CALLS = {
     "threads": lambda tools: ((), {}),
     "history": lambda tools: (("t",), {}),
     "stats": lambda tools: ((), {}),
+    "train": lambda tools: ((), {}),
     "verify": lambda tools: ((), {"depth": "existence"}),
     "repair": lambda tools: ((), {}),
     "plan_repair": lambda tools: ((), {}),
