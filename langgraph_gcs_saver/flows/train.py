@@ -83,7 +83,8 @@ def train(sample: int, holdout: float, context: Context) -> Flow[Training]:
                 samples.append(piece.plain)
                 room -= len(piece.plain)
     found = yield from Compute(partial(trained.train, samples), size=trained.SAMPLE_BYTES - room)
-    before, after = Counter[str](), Counter[str]()
+    before: Counter[str] = Counter()
+    after: Counter[str] = Counter()
     level = context.codec.level
     for page in _pages(names[cut:]):
         pieces = yield from _pieces(page, context)
@@ -181,7 +182,7 @@ def _of_checkpoint(doc: Doc, known: Manifest, codec: Codec) -> list[_Piece]:
 
 
 def _sizes(pieces: Sequence[_Piece], dictionary: Trained, level: int) -> Counter[str]:
-    found = Counter[str]()
+    found: Counter[str] = Counter()
     for piece in pieces:
         found[piece.kind] += piece.size_with(dictionary, level)
     return found

@@ -59,7 +59,6 @@ COMMANDS = [
     ["diff", "t", cid(1), "latest"],
     ["edit", "t", "--channel", "small", "--set", "7", "--dry-run"],
     ["stats"],
-    ["train"],
     ["report", "t", "-o", "-"],
     ["verify", "--depth", "data"],
     ["repair"],

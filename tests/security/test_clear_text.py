@@ -347,6 +347,7 @@ COMMANDS = {
 
 SAME = {
     "rebind",
+    "train",
     "monitoring",
     "drill",
     "pause",

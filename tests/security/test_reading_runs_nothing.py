@@ -45,7 +45,7 @@ COMMANDS: Mapping[str, list[str | tuple[str, int]]] = {
         "named --channel said --set 1",
     ],
     "stats": ["", "--json"],
-    "train": [("", 1), ("--json", 1)],  # there are too few threads
+    "train": ["", ("--sample 1 --json", 1)],  # one thread is too few
     "report": [
         "deep -o FILES/deep.html",
         "t -o FILES/page.html",
