@@ -13,7 +13,9 @@ from langgraph_gcs_saver.errors import InvalidInputError
 from langgraph_gcs_saver.flows.train import FULL, REST
 from langgraph_gcs_saver.format import keys
 from langgraph_gcs_saver.format.sizes import document_bytes
-from tests.behaviour.api import cfg, checkpoint, metadata, version
+from tests.behaviour.api import cfg, checkpoint, cid, metadata, version
+from tests.incremental.eax import Eax
+from tests.system.raw import open_raw
 
 THREADS = sorted((f"thread {n}" for n in range(100)), key=keys.thread_doc)
 TRAINED, HELD_OUT = THREADS[:70], THREADS[70:]
@@ -78,6 +80,31 @@ def test_a_sample_is_bounded(similar):
     found = similar.admin.train(sample=50, holdout=0.5)
     assert (found.threads, found.held_out) == (25, 25)
     assert "too few" in str(similar.admin.train(sample=10))
+
+
+def test_damaged_documents_count_as_nothing(tmp_path):
+    store = (tmp_path / "store").as_uri()
+    with GCSSaver.from_conn_string(store) as saver:
+        fill(saver, lambda _: text("shared"), THREADS[:60])
+    raw = open_raw(store)
+    damaged = [keys.checkpoint_doc(thread, "", cid(1)) for thread in (THREADS[0], THREADS[59])]
+    for name in damaged:
+        raw.set_document(name, {**raw.documents()[name], "digest": "wrong"})
+    raw.close()
+    with GCSSaver.from_conn_string(store) as saver:
+        found = saver.admin.train(holdout=0.2)
+        whole = [doc for doc in documents(saver, THREADS[48:60]) if doc.name not in damaged]
+    assert found.total.before == sum(map(document_bytes, whole))
+    assert found.refusal is None
+
+
+def test_an_encrypted_store_gains_as_much(similar):
+    with GCSSaver.from_conn_string("memory:", cipher=Eax("key")) as saver:
+        fill(saver, lambda _: text("shared"))
+        found = saver.admin.train()
+    clear = similar.admin.train().total
+    assert found.total.before > clear.before, "each frame has a nonce and a tag"
+    assert found.total.before - found.total.after == pytest.approx(clear.before - clear.after, rel=0.05)
 
 
 def test_a_saver_that_does_not_compress_has_no_use_for_one():
