@@ -178,7 +178,7 @@ def _name(step: Step, before: str, *, writes: bool, has_committed: bool) -> str 
         return "upload"
     if Compute in kinds:
         # The digests of uploads, to compare with.
-        return "read back" if before == "upload" else "compress" if writes else "decode"
+        return "read back" if before in {"upload", "commit"} else "compress" if writes else "decode"
     if not any(issubclass(kind, (DocumentRequest, BlobRequest)) for kind in kinds):
         return None
     return "read back" if writes and (has_committed or HashBlob in kinds) else "fetch"

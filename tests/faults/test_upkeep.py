@@ -10,7 +10,7 @@ from datetime import timedelta
 import pytest
 
 from langgraph_gcs_saver.errors import ConflictError
-from langgraph_gcs_saver.flows import save, writes
+from langgraph_gcs_saver.flows import readback
 from langgraph_gcs_saver.policy.retention import KeepLast
 from langgraph_gcs_saver.testing.crash import Crashed, CrashingSaver, Plan
 from tests.behaviour.api import cfg, checkpoint, metadata, number, version
@@ -201,8 +201,7 @@ def live(make_saver, store_uri, seconds, seed, wanted=("puts", "forks", "reads",
 
 @pytest.fixture
 def _short_deadlines(monkeypatch):
-    for module in (save, writes):
-        monkeypatch.setattr(module, "ATTEMPT_DEADLINE_SECONDS", ATTEMPT_SECONDS)
+    monkeypatch.setattr(readback, "ATTEMPT_DEADLINE_SECONDS", ATTEMPT_SECONDS)
 
 
 @pytest.mark.parametrize("store_uri", ["local"], indirect=True)

@@ -30,7 +30,7 @@ from langgraph_gcs_saver.engine.effects import (
 )
 from langgraph_gcs_saver.flows import collect as collecting
 from langgraph_gcs_saver.flows import copy as copying
-from langgraph_gcs_saver.flows import holds, save, threads, writes
+from langgraph_gcs_saver.flows import holds, readback, save, threads, writes
 from langgraph_gcs_saver.flows import prune as pruning
 from langgraph_gcs_saver.format import keys
 
@@ -258,7 +258,7 @@ def _collects_what_is_young(patch: pytest.MonkeyPatch) -> None:
 
 
 def _writers_without_a_deadline(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(save, "ATTEMPT_DEADLINE_SECONDS", float("inf"))
+    patch.setattr(readback, "ATTEMPT_DEADLINE_SECONDS", float("inf"))
 
 
 def _settled(*looks: bool) -> Break:
