@@ -28,7 +28,7 @@ from langgraph_gcs_saver import GCSSaver
 from langgraph_gcs_saver.testing.interceptors import CountingInterceptor
 
 MODES = ("off", "checksum", "readback")
-OBJECT_BYTES = 100_000
+OBJECT_BYTES = 200_000
 
 
 def take(count: CountingInterceptor) -> tuple[int, int]:

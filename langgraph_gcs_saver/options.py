@@ -58,13 +58,15 @@ class Options:
             while the name was not in this option: name it from the beginning, or leave it out for good.
         inline_max_bytes: Largest frame, in bytes, that is stored in a Firestore document; larger ones are objects in
             Cloud Storage. 0 sends every value and pending write there; metadata stays in Firestore. At most 512 KiB,
-            because a document holds 1 MiB. Or a mapping from patterns of namespaces to sizes.
+            because a document holds 1 MiB. Or a mapping from patterns of namespaces to sizes. `put` needs a round less
+            for a frame in a document. An object is cheaper from two weeks on for 100 KB, and from six months on for
+            8 KiB (`docs/guides/operations.md`, "What it costs").
         zstd_level: Compression level, 1 to 19. `None` stores each new value in full and uncompressed, even if it equals
             the previous one, and turns off `incremental`. Use it with a `cipher` if the same person can choose a part
             of the state and see sizes in the store (`docs/explanation/security.md`, "What sizes reveal").
         verify: How `put` and `put_writes` prove that they stored what they meant to store. `"readback"` reads it back
-            from the service and compares: objects before the checkpoint becomes visible, documents after. Data that
-            differs is withdrawn and written again, three times at most. With `"checksum"`, Cloud Storage checks the
+            from the service after the commit, documents and objects in one round, and compares. Data that differs is
+            withdrawn and written again, three times at most. With `"checksum"`, Cloud Storage checks the
             crc32c of what is uploaded. `"off"` does neither. Reads check all digests with each of these settings. Or a
             mapping from patterns of namespaces to settings.
         on_corruption: What to do if the latest checkpoint of a thread is damaged. `"fallback"` gives the newest whole
@@ -104,7 +106,7 @@ class Options:
     cipher: CipherProtocol | None = None
     accept_clear: bool = False
     clear_metadata: Collection[str] = ()
-    inline_max_bytes: int | Mapping[str, int] = 8 << 10
+    inline_max_bytes: int | Mapping[str, int] = 128 << 10
     zstd_level: int | None = 3
     verify: Verify | Mapping[str, Verify] = "readback"
     on_corruption: Literal["fallback", "raise"] = "fallback"

@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -81,9 +82,17 @@ def store_uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 @pytest.fixture
 def make_saver(store_uri: str) -> Iterator[Callable[..., GCSSaver]]:
-    """Makes savers on one store, each with caches of its own, as another process would have."""
+    """Makes savers on one store, each with caches of its own, as another process would have.
+
+    By default, frames become objects from 8 KiB. So tests need little data to reach Cloud Storage.
+    """
     with ExitStack() as stack:
-        yield lambda **options: stack.enter_context(GCSSaver.from_conn_string(store_uri, **options))
+
+        def make(**options: Any) -> GCSSaver:
+            options = {"inline_max_bytes": 8 << 10} | options
+            return stack.enter_context(GCSSaver.from_conn_string(store_uri, **options))
+
+        yield make
 
 
 @pytest.fixture

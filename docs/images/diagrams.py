@@ -111,8 +111,8 @@ def put() -> str:
     """A `put` with `verify="readback"`, the default."""
     drawing = Drawing(
         "A put",
-        "Values are serialized and compressed, large frames are uploaded and read back, then one commit makes the "
-        "checkpoint visible, and its document is read back.",
+        "Values are serialized and compressed, large frames are uploaded, then one commit makes the checkpoint "
+        "visible, and its document and the objects are read back.",
     )
     drawing.work("serialize what has changed", "before the first await, on the calling thread")
     drawing.work(
@@ -121,7 +121,6 @@ def put() -> str:
         "or in full; digest; encrypt, if there is a cipher",
     )
     drawing.arrow("process", "storage", "frames over inline_max_bytes:", "create objects, crc32c checked")
-    drawing.arrow("storage", "process", "read them back: sha256")
     drawing.arrow(
         "process",
         "firestore",
@@ -130,6 +129,7 @@ def put() -> str:
     )
     drawing.mark("durable, and visible to every reader")
     drawing.arrow("firestore", "process", "read the document back, and compare")
+    drawing.arrow("storage", "process", "read the objects back, at the same time: sha256")
     drawing.work("return to LangGraph", kind="head")
     drawing.work("the parent has changed", "read it again; commit again, in full if it is gone", kind="else")
     drawing.work("something reads back differently", "withdraw all, write it again under new names", kind="else")

@@ -24,7 +24,7 @@ MACROS: Final = (
 )
 """What gives DuckDB the functions that only BigQuery has."""
 
-INLINE_MAX_BYTES: Final = 8 << 10
+INLINE_MAX_BYTES: Final = 128 << 10
 """Values of at most so many stored bytes are priced as documents, larger ones as objects: the default of the option
 `inline_max_bytes`, because rows do not say where a value is."""
 

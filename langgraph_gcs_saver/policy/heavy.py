@@ -11,8 +11,11 @@ SHARE = 0.5
 """A heavy channel stores at least this share of the bytes. Without it, at most half of them would be stored."""
 
 MEAN_BYTES = 8 << 10
-"""A heavy channel stores at least this many bytes for each checkpoint, on average: the default of `inline_max_bytes`.
-What is smaller fits into the checkpoint's document, costs no request of its own, and hardly any time."""
+"""A heavy channel stores at least this many bytes for each checkpoint, on average.
+
+Fewer bytes fit into the checkpoint's document, and take hardly any time. To keep 8 KiB there for ten weeks costs as
+much as the operations that store the checkpoint (`python -m benchmarks.cost --frames`).
+"""
 
 Kind = Literal["rewritten", "growing"]
 
