@@ -120,18 +120,18 @@ def storage():
     """One channel for each advice."""
     rows = Rows()
     for at in (0, 1):
-        rows.value(at, "files", 2 << 20, 40_000, 1)
-        rows.value(at, "plan", 600, 30_000, 1, thread="t2")
-    rows.value(0, "messages", 1000, 10_000, 1)
-    rows.value(1, "messages", 2000, 1_000, 2)
-    rows.value(2, "messages", 3000, 9_000, 1)
+        rows.value(at, "files", 2 << 20, 800_000, 1)
+        rows.value(at, "plan", 600, 600_000, 1, thread="t2")
+    rows.value(0, "messages", 1000, 200_000, 1)
+    rows.value(1, "messages", 2000, 20_000, 2)
+    rows.value(2, "messages", 3000, 180_000, 1)
     rows.value(0, "small", 10, 1, 1)
-    rows.value(0, "once", 10, 20_000, 1)
+    rows.value(0, "once", 10, 400_000, 1)
     return rows
 
 
 _GIB = 1 << 30
-_TOTAL = 80_000 + 60_000 + 20_000 + 1 + 20_000
+_TOTAL = 1_600_000 + 1_200_000 + 400_000 + 1 + 400_000
 _OBJECT, _DOCUMENT = prices.OBJECT_PRICE / _GIB, prices.DOCUMENT_PRICE / _GIB
 STORAGE = [
     {
@@ -140,10 +140,13 @@ STORAGE = [
         "superseded": superseded, "advice": advice, "could_save": save,
     }
     for channel, values, whole, size, stored, usd, repeated, superseded, advice, save in (
-        ("files", 2, 2, 2 << 20, 80_000, 80_000 * _OBJECT, 40_000, 40_000, "reference", 40_000),
-        ("plan", 2, 2, 600, 60_000, 60_000 * _OBJECT, 30_000, 30_000, "untracked", 30_000),
-        ("messages", 3, 2, 2000, 20_000, 19_000 * _OBJECT + 1_000 * _DOCUMENT, 9_000, 11_000, "retention", 11_000),
-        ("once", 1, 1, 10, 20_000, 20_000 * _OBJECT, 0, 0, "none", 0),
+        ("files", 2, 2, 2 << 20, 1_600_000, 1_600_000 * _OBJECT, 800_000, 800_000, "reference", 800_000),
+        ("plan", 2, 2, 600, 1_200_000, 1_200_000 * _OBJECT, 600_000, 600_000, "untracked", 600_000),
+        (
+            "messages", 3, 2, 2000, 400_000, 380_000 * _OBJECT + 20_000 * _DOCUMENT, 180_000, 220_000, "retention",
+            220_000,
+        ),
+        ("once", 1, 1, 10, 400_000, 400_000 * _OBJECT, 0, 0, "none", 0),
         ("small", 1, 1, 10, 1, _DOCUMENT, 0, 0, "none", 0),
     )
 ]  # fmt: skip

@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from langgraph_gcs_saver.options import Options
 from tests.kit.interceptors import Rounds
 from tests.system.build import DEFAULT, cfg, checkpoint, noise, number, put, values, version
 
@@ -118,6 +119,21 @@ def test_a_step_with_objects(objects, verify, warm):
     else:
         assert taken[1:] == [["Commit"]]
     assert count.take() == read_back(verify, 2, objects + 1, objects=objects)
+
+
+@pytest.mark.parametrize("verify", MODES)
+def test_the_default_stores_100_kb_in_a_document(verify, make_saver):
+    """The limit leaves room for the frame's own bytes, and for what a cipher adds."""
+    count = Rounds()
+    saver = make_saver(verify=verify, interceptors=[count], inline_max_bytes=Options().inline_max_bytes)
+    put(saver, 1, step(1))
+    count.take()
+    put(saver, 2, step(2, large=noise(100_000), other=noise(100_000, 2)), parent=1)
+    assert count.take() == read_back(verify, 1, 1)
+    saver.put_writes(cfg(2), [("a", noise(100_000))], "task")
+    assert count.take() == read_back(verify, 1, 1)
+    put(saver, 3, step(3, large=noise(200_000)), parent=2)
+    assert count.take() == read_back(verify, 2, 2, objects=1)
 
 
 @pytest.mark.parametrize("verify", MODES)

@@ -20,7 +20,7 @@ from tests.behaviour.test_work import State
 
 RANDOM = random.Random(1)
 TEXT = RANDOM.randbytes(6_000).hex()
-LARGE = RANDOM.randbytes(40_000)
+LARGE = RANDOM.randbytes(140_000)
 
 
 @pytest.fixture
