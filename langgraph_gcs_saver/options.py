@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from langgraph_gcs_saver.policy.namespaces import ByNamespace
     from langgraph_gcs_saver.policy.retention import Retention
 
-Verify = Literal["readback", "checksum", "off"]
+Verify = Literal["readback", "pipelined", "checksum", "off"]
 
 BY_NAMESPACE = ("inline_max_bytes", "verify")
 """Options whose values may differ between the calls that store something in different namespaces."""
@@ -132,7 +132,7 @@ class Options:
             self._check_int("zstd_level", 1, 19)
         self._check_int("cache_max_bytes", 0, 1 << 40)
         self._check_int("max_value_bytes", 1 << 10, 1 << 40)
-        self._check_word("verify", "readback", "checksum", "off")
+        self._check_word("verify", "readback", "pipelined", "checksum", "off")
         self._check_word("on_corruption", "fallback", "raise")
         self._check_word("writers", "any", "leased")
         for name in ("incremental", "accept_clear"):
@@ -198,13 +198,13 @@ class Options:
         (default,) = (one.default for one in fields(self) if one.name == name)
         return ByNamespace.parse(given, default)
 
-    def _values(self, name: str) -> tuple[Any, ...]:
+    def values(self, name: str) -> tuple[Any, ...]:
         """The values of an option in all namespaces."""
         found = self.by_namespace(name)
         return (getattr(self, name),) if found is None else found.values
 
     def _check_word(self, name: str, *words: str) -> None:
-        for value in self._values(name):
+        for value in self.values(name):
             if value not in words:
                 raise InvalidOptionError(f"{name} is {value!r}; it must be one of {', '.join(words)}.")
 
@@ -228,7 +228,7 @@ class Options:
             )
 
     def _check_int(self, name: str, low: int, high: int) -> None:
-        for value in self._values(name):
+        for value in self.values(name):
             if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
                 raise InvalidOptionError(f"{name} is {value!r}; it must be a whole number from {low} to {high}.")
 

@@ -531,6 +531,21 @@ class Pause(Effect[None]):
 
 
 @record(frozen=True, slots=True)
+class Durable(Effect[None]):
+    """What a call stores is durable. The rest of its flow proves it, and its caller need not wait for that.
+
+    A runner does nothing. `saver/trailing.py` returns to the caller here, and lets the rest trail.
+
+    Attributes:
+        result: What the flow returns if the first proof succeeds.
+        held: Bytes that the rest of the flow keeps in memory.
+    """
+
+    result: Any
+    held: int
+
+
+@record(frozen=True, slots=True)
 class Emit(Effect[None]):
     """Report an event to the log and the subscribers."""
 

@@ -299,7 +299,7 @@ class Pool:
             SaverClosedError: The pool is closed.
         """
         done = asyncio.Event()
-        task = Task(function, partial(_wake, asyncio.get_running_loop(), done))
+        task = Task(function, partial(wake, asyncio.get_running_loop(), done))
         self.submit(task)
         try:
             await done.wait()
@@ -381,7 +381,8 @@ class Pool:
                 thread.join(_left(end))
 
 
-def _wake(loop: asyncio.AbstractEventLoop, done: asyncio.Event, _: Task[Any]) -> None:
+def wake(loop: asyncio.AbstractEventLoop, done: asyncio.Event, _: object) -> None:
+    """Set an event of a loop, from any thread."""
     with suppress(RuntimeError):  # the loop was closed, so nothing in it waits
         loop.call_soon_threadsafe(done.set)
 

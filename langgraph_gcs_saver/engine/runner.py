@@ -19,6 +19,7 @@ from langgraph_gcs_saver.engine.effects import (
     BlobRequest,
     Compute,
     DocumentRequest,
+    Durable,
     Effect,
     Emit,
     Flow,
@@ -208,6 +209,8 @@ class Backend:
                 return time.time()
             case Emit():
                 return self.subscribers.emit(effect.event)
+            case Durable():
+                return None
             case _:
                 raise TypeError(f"no runner performs {type(effect).__name__}")
 

@@ -6,13 +6,13 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Generic, TypeVar, overload
 
-from langgraph_gcs_saver.engine.effects import Ask, Compute, Effect, Emit, Flow, Gather, Now, On, Pause
+from langgraph_gcs_saver.engine.effects import Ask, Compute, Durable, Effect, Emit, Flow, Gather, Now, On, Pause
 
 S = TypeVar("S")
 T = TypeVar("T")
 
 
-_OF_NO_STORE = (Ask, Compute, Now, Pause)
+_OF_NO_STORE = (Ask, Compute, Durable, Now, Pause)
 
 
 class Steps(Generic[T]):

@@ -145,7 +145,7 @@ class Context:
     full_every: int | timedelta | None
     values: ByteCache[tuple[str, int], Digested]
     clear_metadata: frozenset[str] | None
-    verify: Literal["readback", "checksum", "off"]
+    verify: Literal["readback", "pipelined", "checksum", "off"]
     falls_back: bool
     timeout: float
     new_attempt: Callable[[], str]
@@ -174,7 +174,12 @@ class Context:
     @property
     def reads_back(self) -> bool:
         """Whether written data is read back."""
-        return self.verify == "readback"
+        return self.verify in ("readback", "pipelined")
+
+    @property
+    def trails(self) -> bool:
+        """Whether puts and pending writes are read back after their calls have returned."""
+        return self.verify == "pipelined"
 
     def upload(self, name: str, data: bytes | Pieces) -> PutBlob:
         """The effect that creates an object, with its checksum unless `verify` is off."""

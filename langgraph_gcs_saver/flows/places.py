@@ -18,6 +18,7 @@ from langgraph_gcs_saver.engine.effects import (
     Compute,
     Create,
     Doc,
+    Durable,
     Effect,
     Emit,
     EnsureBucket,
@@ -41,7 +42,7 @@ from langgraph_gcs_saver.format import keys
 
 T = TypeVar("T")
 
-_LOCAL = (Ask, Compute, Emit, Now, Pause)
+_LOCAL = (Ask, Compute, Durable, Emit, Now, Pause)
 """Effects that do not reach the store."""
 
 _READS_DOCS = (GetDocs, QueryDocs, ListCollections)

@@ -15,6 +15,7 @@ from langgraph_gcs_saver.engine.effects import (
     Delete,
     Doc,
     Docs,
+    Durable,
     Emit,
     Flow,
     Gather,
@@ -232,28 +233,31 @@ class _Attempts:
             thread = yield from self._guard(layout)
             checks = yield from self._respect_lease(thread)
             beside = (*checks, *(yield from self.companions.writes()))
-            times: tuple[int, ...] | None = None
-            is_uploaded = yield from upload_in_time(layout.uploads)
-            if is_uploaded and layout.pieces:
-                plan, is_uploaded = yield from self._describe(layout)
-            if is_uploaded:
-                writes = self._writes(plan, layout, thread)
-                times = yield from self._commit((*writes, *beside))
-            if times is not None and (yield from self._prove(layout, times, thread)):
+            if layout.uploads:
+                started = yield from Now()
+                wrong = yield from upload(layout.uploads, reads_back=self.context.reads_back)
+                if wrong is not None:
+                    if wrong.is_missing and (yield from is_being_deleted(request.thread_id)):
+                        if (yield from self._look_again(plan, layout, thread)):
+                            return Stored(number, is_new=False, channels=plan.channels, beside=self.beside)
+                    else:
+                        yield from self._count_mismatch(wrong.name)
+                    continue
+                if (yield from Now()) - started > ATTEMPT_DEADLINE_SECONDS:
+                    yield from discard(layout.uploads)
+                    if (yield from self._look_again(plan, layout, thread)):
+                        return Stored(number, is_new=False, channels=plan.channels, beside=self.beside)
+                    continue
+            writes = self._writes(plan, layout, thread)
+            times = yield from self._commit((*writes, *beside))
+            if times is not None:
+                yield from self._let_trail(self._stored(number, plan, layout, times[0]))
+            if times is not None and (yield from self._reads_back(layout, times, thread)):
                 self._remember(plan, writes, times)
                 yield from self._report_fork()
                 if self.own is None:
                     yield from self._report_second_root(thread)
-                return Stored(
-                    number,
-                    is_new=True,
-                    channels=plan.channels,
-                    inline_bytes=len(layout.inner),
-                    uploads=layout.uploads,
-                    time=times[0],
-                    digest=layout.fields["digest"],
-                    beside=self.beside,
-                )
+                return self._stored(number, plan, layout, times[0])
             if (yield from self._look_again(plan, layout, thread)):
                 return Stored(number, is_new=False, channels=plan.channels, beside=self.beside)
         raise ConflictError(
@@ -261,6 +265,29 @@ class _Attempts:
             f"stored: other writers changed its document, its parent's, its thread's or another document that its "
             f"commit depends on {MAX_TRIES} times in a row. Call again."
         )
+
+    def _stored(self, number: int, plan: Manifest, layout: _Layout, time: int) -> Stored:
+        """What a commit of this call has stored at `time`."""
+        return Stored(
+            number,
+            is_new=True,
+            channels=plan.channels,
+            inline_bytes=len(layout.inner),
+            uploads=layout.uploads,
+            time=time,
+            digest=layout.fields["digest"],
+            beside=self.beside,
+        )
+
+    def _let_trail(self, stored: Stored) -> Flow[None]:
+        """Let the caller continue, if the proof may trail. A member of a team needs a proven checkpoint to vote for."""
+        if not self.context.trails or self.request.beside:
+            return
+        # From here on, the caller may change the state. So what is not serialized must not be needed any more.
+        ready = {channel: partial(Serialized, found.type, found.value.data) for channel, found in self.encoded.items()}
+        self.request = replace(self.request, values=ready)
+        held = sum([len(found.value.data) + len(found.frame) for found in self.encoded.values()])
+        yield from Durable(stored, held)
 
     # What the checkpoint inherits
 

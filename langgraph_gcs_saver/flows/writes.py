@@ -23,6 +23,7 @@ from langgraph_gcs_saver.engine.effects import (
     Create,
     Delete,
     Doc,
+    Durable,
     Emit,
     Flow,
     Gather,
@@ -164,10 +165,14 @@ def put_writes(request: PutWrites, context: Context) -> Flow[Stored]:
             continue
         times = yield from Commit(tuple(writes))
         if times is not None:
-            wrong = (yield from _prove(records, companions)) if context.reads_back else None
+            inline = sum([len(one.data) for one in records])
+            stored = Stored(number, is_new=True, channels={}, inline_bytes=inline, uploads=uploads)
+            if context.trails:
+                yield from Durable(stored, size)
+            made = times[len(beside)] if created else None
+            wrong = (yield from _withdraw_damaged(records, made, companions)) if context.reads_back else None
             if wrong is None:
-                inline = sum([len(one.data) for one in records])
-                return Stored(number, is_new=True, channels={}, inline_bytes=inline, uploads=uploads)
+                return stored
             mismatches = yield from _count_mismatch(request, wrong, mismatches)
             continue
         names = (*created, *companions.names)

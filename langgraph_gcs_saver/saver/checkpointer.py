@@ -52,6 +52,8 @@ if TYPE_CHECKING:
 
     from langgraph_gcs_saver.cadence.objective import RTO
     from langgraph_gcs_saver.cadence.policies import Policy
+    from langgraph_gcs_saver.flows.stored import Stored
+    from langgraph_gcs_saver.flows.writes import PutWrites
     from langgraph_gcs_saver.policy.retention import Retention, Strategy
     from langgraph_gcs_saver.results import ThreadStatus
     from langgraph_gcs_saver.saver.each import Each
@@ -136,8 +138,16 @@ class GCSSaver(Connection, BaseCheckpointSaver[str]):
             **options,
         )
         self._background = Background()
-        self._leases = Leases(self._contexts, self._backend, self._background, self._subscribers, self._options.writers)
-        self._recovered = Recovered(self._contexts, self._backend, self._background, self._leases, self._labels)
+        self._leases = Leases(
+            self._contexts,
+            self._backend,
+            self._background,
+            self._subscribers,
+            self._options.writers,
+            behind=self._behind,
+            trailing=self._trailing,
+        )
+        self._recovered = Recovered(self._contexts, self._behind, self._background, self._leases, self._labels)
         self._retention = self._options.rule
         self._controls = Controls(self._options.stop_on)
         self._call = partial(Call, self._subscribers, self._labels)
@@ -479,13 +489,13 @@ class GCSSaver(Connection, BaseCheckpointSaver[str]):
         """
         with self._call("put", config, checkpoint, metadata=metadata) as call, self._leases.watching(config):
             request = self._put_request(config, checkpoint, metadata, new_versions)
-            stored = run(save.put(request, self._context), self._backend)
+            stored = run(self._storing(request, save.put(request, self._context)), self._backend)
         call.put(request, stored)
         turns.note_stored(self._leases.turn_of(request.fence), config, request, checkpoint, metadata)
         controls.note_stored(config, metadata)
         self._retain(request, metadata)
         if stored.beside is not None:
-            run(self._leases.voting(request, stored), self._backend)
+            run(self._leases.voting(request, stored), self._behind)
         if self._may_be_last(config):
             run(self._flush(), self._backend)
         return configs.config_of(config["configurable"]["thread_id"], request.ns, request.checkpoint_id)
@@ -500,16 +510,20 @@ class GCSSaver(Connection, BaseCheckpointSaver[str]):
         """Asynchronous twin of `put`."""
         with self._call("put", config, checkpoint, metadata=metadata) as call, self._leases.watching(config):
             request = self._put_request(config, checkpoint, metadata, new_versions)
-            stored = await arun(save.put(request, self._context), self._backend)
+            stored = await arun(self._storing(request, save.put(request, self._context)), self._backend)
         call.put(request, stored)
         turns.note_stored(self._leases.turn_of(request.fence), config, request, checkpoint, metadata)
         controls.note_stored(config, metadata)
         self._retain(request, metadata)
         if stored.beside is not None:
-            await arun(self._leases.voting(request, stored), self._backend)
+            await arun(self._leases.voting(request, stored), self._behind)
         if self._may_be_last(config):
             await arun(self._flush(), self._backend)
         return configs.config_of(config["configurable"]["thread_id"], request.ns, request.checkpoint_id)
+
+    def _storing(self, request: save.Put | PutWrites, flow: Flow[Stored]) -> Flow[Stored]:
+        """The flow, up to the point at which its call returns."""
+        return flow if self._trailing is None else self._trailing.storing(request, flow)
 
     def _put_request(
         self,
@@ -571,7 +585,7 @@ class GCSSaver(Connection, BaseCheckpointSaver[str]):
     def _prune_in_background(self, thread_id: str, rule: Retention, is_leased: bool) -> None:
         try:
             make = partial(flows.prune.prune_by, rule, thread_id, loads=self._loads, context=self._context)
-            run(flows.leases.as_writer(thread_id, make, self._context) if is_leased else make(), self._backend)
+            run(flows.leases.as_writer(thread_id, make, self._context) if is_leased else make(), self._behind)
         except Exception as error:  # noqa: BLE001 - no caller waits for it; the event reports it
             reason = f"It was not pruned: {type(error).__name__}: {error}"
             self._subscribers.emit(ThreadSkipped(thread_id=thread_id, reason=reason))
@@ -611,7 +625,7 @@ class GCSSaver(Connection, BaseCheckpointSaver[str]):
             request = arguments.put_writes_request(
                 config, writes, task_id, task_path, serde=self.serde, fence=self._leases.fence_of(config)
             )
-            stored = run(store_writes(request, self._context), self._backend)
+            stored = run(self._storing(request, store_writes(request, self._context)), self._backend)
         call.put_writes(request, stored)
 
     async def aput_writes(
@@ -626,7 +640,7 @@ class GCSSaver(Connection, BaseCheckpointSaver[str]):
             request = arguments.put_writes_request(
                 config, writes, task_id, task_path, serde=self.serde, fence=self._leases.fence_of(config)
             )
-            stored = await arun(store_writes(request, self._context), self._backend)
+            stored = await arun(self._storing(request, store_writes(request, self._context)), self._backend)
         call.put_writes(request, stored)
 
     # Deleting and copying, with LangGraph's signatures. The same methods of `admin` also have plans and results.

@@ -6,6 +6,7 @@ time that an agent needs.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import secrets
@@ -19,8 +20,8 @@ from langgraph_gcs_saver.address import GoogleAddress, LocalAddress, MemoryAddre
 from langgraph_gcs_saver.engine.effects import Flow
 from langgraph_gcs_saver.engine.per_process import PerProcess
 from langgraph_gcs_saver.engine.protocols import BlobStore, DocumentStore
-from langgraph_gcs_saver.engine.runner import Admit, Backend, arun, run
-from langgraph_gcs_saver.errors import InvalidInputError, InvalidOptionError
+from langgraph_gcs_saver.engine.runner import Admit, Backend, Performer, arun, run
+from langgraph_gcs_saver.errors import CheckpointVerificationError, InvalidInputError, InvalidOptionError
 from langgraph_gcs_saver.events import EventHandler, Sink, Subscribers
 from langgraph_gcs_saver.flows import places
 from langgraph_gcs_saver.flows.cache import ByteCache
@@ -40,13 +41,14 @@ if TYPE_CHECKING:
 
     from langgraph_gcs_saver.flows.companions import Companion
     from langgraph_gcs_saver.results import SetupReport
+    from langgraph_gcs_saver.saver.trailing import Trailing
 
 T = TypeVar("T")
 C = TypeVar("C", bound="Connection")
 
 logger = logging.getLogger("langgraph_gcs_saver")
 
-_SHARED = ("serde", "_options", "_subscribers", "_labels", "_contexts", "_backend")
+_SHARED = ("serde", "_options", "_subscribers", "_labels", "_contexts", "_backend", "_trailing", "_behind")
 """The attributes that all ways to use one store share."""
 
 FLUSH_SECONDS = 5.0
@@ -122,6 +124,13 @@ class Connection:
             admit=_admit_to(self._contexts),
             interceptors=chosen.interceptors,
         )
+        self._trailing: Trailing | None = None
+        self._behind: Performer = self._backend
+        if "pipelined" in chosen.values("verify"):
+            from langgraph_gcs_saver.saver.trailing import Trailing  # noqa: PLC0415 - other modes do not need it
+
+            self._trailing = Trailing(self._backend, chosen.max_threads)
+            self._behind = self._trailing.behind
         if chosen.on_event is not None:
             self._subscribers.subscribe(chosen.on_event, self)
 
@@ -174,7 +183,11 @@ class Connection:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        try:
+            self.close()
+        except CheckpointVerificationError:
+            if error is None:  # Otherwise the block's own exception says more, and the log has both.
+                raise
 
     async def __aenter__(self) -> Self:
         return self
@@ -182,21 +195,37 @@ class Connection:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self.aclose()
+        try:
+            await self.aclose()
+        except CheckpointVerificationError:
+            if error is None:  # as above
+                raise
 
     def close(self) -> None:
-        """Release connections and threads. Idempotent; later calls of other methods raise `SaverClosedError`."""
+        """Release connections and threads. Idempotent; later calls of other methods raise `SaverClosedError`.
+
+        Raises:
+            CheckpointVerificationError: With `verify="pipelined"`, the proof of a call that has returned has failed.
+        """
         try:
+            if self._trailing is not None:
+                self._trailing.close()
             self._subscribers.flush(FLUSH_SECONDS)
         finally:  # Ctrl-C may end the wait.
             self._backend.close()
+        if self._trailing is not None:
+            self._trailing.raise_failed()
 
     async def aclose(self) -> None:
-        """Release connections and threads, those of the running event loop included. Idempotent."""
+        """Release connections and threads, those of the running event loop included. Idempotent; raises as `close`."""
         try:
+            if self._trailing is not None:
+                await asyncio.to_thread(self._trailing.close)
             await self._subscribers.aflush(FLUSH_SECONDS)
         finally:
             await self._backend.aclose()
+        if self._trailing is not None:
+            self._trailing.raise_failed()
 
     def subscribe(self, handler: EventHandler | Sink) -> Callable[[], None]:
         """Call a handler with every event of this saver from now on (`langgraph_gcs_saver.events`).

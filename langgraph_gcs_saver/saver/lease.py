@@ -20,7 +20,7 @@ from uuid import uuid4
 from langgraph_gcs_saver import flows
 from langgraph_gcs_saver.engine.effects import Flow, Pause, Write
 from langgraph_gcs_saver.engine.per_process import PerProcess
-from langgraph_gcs_saver.engine.runner import Backend, arun, run
+from langgraph_gcs_saver.engine.runner import Backend, Performer, arun, run
 from langgraph_gcs_saver.errors import (
     FencedError,
     GCSSaverError,
@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from langgraph_gcs_saver.flows.recoveries import Begun
     from langgraph_gcs_saver.flows.save import Put
     from langgraph_gcs_saver.flows.stored import Stored
+    from langgraph_gcs_saver.saver.trailing import Trailing
     from langgraph_gcs_saver.saver.turns import TurnInProgress
     from langgraph_gcs_saver.saver.voter import Voter
 
@@ -194,6 +195,8 @@ class Leases:
         background: Writes beats.
         subscribers: Get the events.
         writers: The option: whether a put needs a lease.
+        behind: Performs flows that do not wait for trailing proofs: those of the background, and releases.
+        trailing: The trailing proofs; `None` if no calls have any.
     """
 
     def __init__(
@@ -203,13 +206,18 @@ class Leases:
         background: Background,
         subscribers: Subscribers,
         writers: Literal["any", "leased"],
+        *,
+        behind: Performer,
+        trailing: Trailing | None,
     ) -> None:
         self._contexts = contexts
         self._background = background
         self._subscribers = subscribers
         self._is_required = writers == "leased"
         self._processes = PerProcess(_Process)
+        self._trailing = trailing
         self.backend = backend
+        self.behind = behind
 
     # What LangGraph's calls need
 
@@ -407,7 +415,7 @@ class Leases:
         from langgraph_gcs_saver.saver.voter import Jobs, Voter  # noqa: PLC0415 - most processes need none
 
         member = lease.member or flows.members.Member.of(found.team, lease.thread_id)
-        jobs = Jobs(self._background, self.backend)
+        jobs = Jobs(self._background, self.behind)
         return None if member is None else Voter(member, self._contexts.get, jobs)
 
     def _take_place(self, process: _Process, lease: Lease, place: object) -> Flow[float]:
@@ -431,6 +439,8 @@ class Leases:
     def releasing(self, held: Held, beside: tuple[Write, ...] = ()) -> Flow[bool]:
         """End a lease of this process, and ask the runs that still use it to end.
 
+        It first waits for trailing proofs, because those may write under the lease.
+
         Args:
             held: The lease.
             beside: What else the commit that releases it writes.
@@ -440,6 +450,8 @@ class Leases:
         """
         if not self.has(held):
             return False
+        if self._trailing is not None:
+            yield from self._trailing.settled(held.fence.thread_id)
         released = yield from flows.leases.release(held.fence, self._contexts.get(), beside)
         if not released:
             self._report_end(held, "lost")
@@ -465,7 +477,7 @@ class Leases:
         def job() -> None:
             is_done = False
             try:
-                is_done = run(flows.leases.give_back(thread_id, nonce), self.backend)
+                is_done = run(flows.leases.give_back(thread_id, nonce), self.behind)
             except GCSSaverError as error:
                 logger.info("The lease of thread %r was not given back yet: %s", thread_id, error)
             if is_done or time.monotonic() > until:
@@ -473,6 +485,15 @@ class Leases:
 
         self._background.submit(BEATS, name, job)
         self._background.repeat(BEATS, name, ttl / _LOOKS, job)
+
+    def raise_failed(self, held: Held) -> None:
+        """Raise if the proof of a call that has returned has failed, once.
+
+        Raises:
+            CheckpointVerificationError: A proof has failed.
+        """
+        if self._trailing is not None:
+            self._trailing.raise_failed(held.fence.thread_id)
 
     def forget(self, held: Held) -> None:
         """Write no more beats of a lease, and let no put use it. Without a release, it expires. Idempotent."""
@@ -496,11 +517,11 @@ class Leases:
             return
         if lease() is None:  # An exception struck between its acquisition and the block. So no block will release it.
             with self.leaving(held):
-                run(self.releasing(held), self.backend)
+                run(self.releasing(held), self.behind)
             return
         began = time.monotonic()
         try:
-            seen = run(flows.leases.beat(held.fence, held.seen, held.note), self.backend)
+            seen = run(flows.leases.beat(held.fence, held.seen, held.note), self.behind)
         except FencedError:
             self._lose(held)
         except GCSSaverError as error:
@@ -629,7 +650,9 @@ class Lease:
     ) -> None:
         held = self._acquired()
         with self._leases.leaving(held):
-            run(self._leases.releasing(held, self.riders.ending(error)), self._leases.backend)
+            run(self._leases.releasing(held, self.riders.ending(error)), self._leases.behind)
+        if error is None:
+            self._leases.raise_failed(held)
 
     async def __aenter__(self) -> Self:
         self._held = await arun(self._leases.acquiring(self), self._leases.backend)
@@ -640,7 +663,9 @@ class Lease:
     ) -> None:
         held = self._acquired()
         with self._leases.leaving(held):
-            await arun(self._leases.releasing(held, self.riders.ending(error)), self._leases.backend)
+            await arun(self._leases.releasing(held, self.riders.ending(error)), self._leases.behind)
+        if error is None:
+            self._leases.raise_failed(held)
 
     def _acquired(self) -> Held:
         if self._held is None:
@@ -707,14 +732,22 @@ class Lease:
             Whether this process still had it.
 
         Raises:
+            CheckpointVerificationError: With `verify="pipelined"`, the proof of a call that has returned has failed.
+                The lease is released nevertheless.
             InvalidInputError: The lease has not been acquired.
             StoreError: A service rejected a request, or did not answer before the deadline. The lease is still held.
         """
-        return run(self._leases.releasing(self._acquired()), self._leases.backend)
+        held = self._acquired()
+        has_released = run(self._leases.releasing(held), self._leases.behind)
+        self._leases.raise_failed(held)
+        return has_released
 
     async def arelease(self) -> bool:
         """Asynchronous twin of `release`."""
-        return await arun(self._leases.releasing(self._acquired()), self._leases.backend)
+        held = self._acquired()
+        has_released = await arun(self._leases.releasing(held), self._leases.behind)
+        self._leases.raise_failed(held)
+        return has_released
 
 
 def _seconds(what: str, seconds: object, least: float, most: float) -> float:

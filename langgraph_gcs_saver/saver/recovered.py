@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from langgraph_gcs_saver import flows
 from langgraph_gcs_saver.engine.per_process import PerProcess
-from langgraph_gcs_saver.engine.runner import Backend, run
+from langgraph_gcs_saver.engine.runner import Performer, run
 from langgraph_gcs_saver.errors import GCSSaverError
 from langgraph_gcs_saver.flows import tips
 from langgraph_gcs_saver.flows.cache import ByteCache
@@ -51,7 +51,7 @@ class Recovered:
     def __init__(
         self,
         contexts: PerProcess[Context],
-        backend: Backend,
+        backend: Performer,
         background: Background,
         leases: Leases,
         labels: Labels,

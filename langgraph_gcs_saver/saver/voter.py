@@ -20,7 +20,7 @@ from langgraph_gcs_saver.format.sets import Preparing, Vote, preparing
 from langgraph_gcs_saver.saver.background import Background, Kind
 
 if TYPE_CHECKING:
-    from langgraph_gcs_saver.engine.runner import Backend
+    from langgraph_gcs_saver.engine.runner import Performer
     from langgraph_gcs_saver.flows.context import Context
     from langgraph_gcs_saver.flows.members import Member
     from langgraph_gcs_saver.flows.stored import Stored
@@ -42,7 +42,7 @@ class Jobs:
         backend: Performs their flows.
     """
 
-    def __init__(self, background: Background, backend: Backend) -> None:
+    def __init__(self, background: Background, backend: Performer) -> None:
         self._background = background
         self._backend = backend
 

@@ -10,7 +10,19 @@ from typing import Any
 
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
-from langgraph_gcs_saver.engine.effects import Commit, Compute, Doc, Effect, Emit, Flow, Gather, Now, Pause, PutBlob
+from langgraph_gcs_saver.engine.effects import (
+    Commit,
+    Compute,
+    Doc,
+    Durable,
+    Effect,
+    Emit,
+    Flow,
+    Gather,
+    Now,
+    Pause,
+    PutBlob,
+)
 from langgraph_gcs_saver.engine.runner import Backend
 from langgraph_gcs_saver.events import Event
 from langgraph_gcs_saver.flows import load, save
@@ -26,7 +38,7 @@ from langgraph_gcs_saver.stores.values import to_map
 
 SERDE = JsonPlusSerializer()
 CODEC = Codec(3)
-LOCAL_ACTS = (Compute, Now, Emit, Pause)
+LOCAL_ACTS = (Compute, Durable, Now, Emit, Pause)
 
 
 class Model:
