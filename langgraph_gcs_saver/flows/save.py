@@ -286,8 +286,8 @@ class _Attempts:
         # From here on, the caller may change the state. So what is not serialized must not be needed any more.
         ready = {channel: partial(Serialized, found.type, found.value.data) for channel, found in self.encoded.items()}
         self.request = replace(self.request, values=ready)
-        held = sum([len(found.value.data) + len(found.frame) for found in self.encoded.values()])
-        yield from Durable(stored, held)
+        kept = [one for found in self.encoded.values() for one in (found.value.data, found.frame)]
+        yield from Durable(stored, sum([len(one) for one in kept if isinstance(one, bytes)]))
 
     # What the checkpoint inherits
 
