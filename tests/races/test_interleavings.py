@@ -7,7 +7,7 @@ the end remove one rule of the protocol each: an exploration that does not notic
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,16 +18,20 @@ from langgraph_gcs_saver.engine.effects import (
     Commit,
     Delete,
     DeleteBlobs,
+    Docs,
     Emit,
     Flow,
     Gather,
     GetDocs,
+    HashBlob,
     ListBlobs,
     Merge,
     Now,
     Pause,
+    PutBlob,
     QueryDocs,
 )
+from langgraph_gcs_saver.events import VerificationFailed
 from langgraph_gcs_saver.flows import save, threads, writes
 from langgraph_gcs_saver.flows.context import Context
 from langgraph_gcs_saver.flows.threads import Guard
@@ -280,3 +284,27 @@ def test_a_removed_rule_is_noticed(broken: Break, name: str, wrong: str, monkeyp
     report = _explored(name, BLIND_BUDGET, monkeypatch, ends=wrong == "I2")
     assert report.failure is not None, f"no error found in {report.states} states: the explorer is blind"
     assert report.failure.startswith(wrong), report.failure
+
+
+def _documents_read_once(patch: pytest.MonkeyPatch) -> None:
+    """A missing object counts as lost, although its document may have been deleted before it."""
+
+    def read_back(names: tuple[str, ...], uploads: Sequence[PutBlob]) -> Flow[tuple[Docs, list[str]]]:
+        docs, *found = yield from Gather((GetDocs(names), *[HashBlob(effect.name) for effect in uploads]))
+        return docs, [effect.name for effect, sha256 in zip(uploads, found, strict=True) if sha256 is None]
+
+    patch.setattr(save, "read_back", read_back)
+    patch.setattr(writes, "read_back", read_back)
+
+
+@pytest.mark.parametrize("name", ["put_of_an_object_and_deletion", "large_writes_and_deletion"])
+def test_an_object_that_is_deleted_with_its_document_was_stored(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the rule, a deletion between the reads of a proof looks like a service that loses objects."""
+    monkeypatch.setattr(world, "VERIFY", "readback")
+    monkeypatch.setattr(world, "DAMAGE", (*world.DAMAGE, VerificationFailed))
+    report = _explored(name, NORMAL_BUDGET, monkeypatch)
+    assert report.failure is None, report.failure
+    _documents_read_once(monkeypatch)
+    report = _explored(name, BLIND_BUDGET, monkeypatch)
+    assert report.failure is not None, f"no error found in {report.states} states: the explorer is blind"
+    assert "VerificationFailed" in report.failure
