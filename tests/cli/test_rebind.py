@@ -21,8 +21,8 @@ def store_uri(firestore_emulator, bucket_name, project_id):
 def moved(store_uri, bucket_name, project_id):
     """The connection string of a store whose objects are in another bucket too, but for one of two; and that one."""
     with GCSSaver.from_conn_string(store_uri) as saver:
-        first = put(saver, {"v": random.Random(1).randbytes(12_000)})
-        put(saver, {"v": random.Random(2).randbytes(12_000)}, number=2, parent=first)
+        first = put(saver, {"v": random.Random(1).randbytes(140_000)})
+        put(saver, {"v": random.Random(2).randbytes(140_000)}, number=2, parent=first)
     client = storage.Client(project="p", credentials=AnonymousCredentials())
     right, other = client.bucket(bucket_name), client.create_bucket(f"test-{uuid.uuid4().hex}")
     blobs = list(right.list_blobs())

@@ -21,7 +21,7 @@ from tests.behaviour.api import DEFAULT, Api, cfg, cid, version
 
 SECRET = "the-secret-of-a-state"
 REFERENCE = Path(__file__).parents[2] / "docs/reference/events.md"
-LARGE = random.Random(1).randbytes(20_000)
+LARGE = random.Random(1).randbytes(140_000)
 RUN = {"metadata": {"run_id": "run-1"}}
 
 both = pytest.mark.parametrize("mode", ["sync", "async"])
@@ -220,12 +220,12 @@ def test_gets(open_saver, mode):
 def test_each_page_of_a_list_is_an_event_and_counts_what_was_read(open_saver):
     writer = open_saver()
     for number in range(1, 61):
-        put(writer, number, random.Random(number).randbytes(9_000), parent=number - 1 or None)
+        put(writer, number, random.Random(number).randbytes(140_000), parent=number - 1 or None)
     saver = open_saver()
     found = heard(saver)
     sizes = [len(one.checkpoint["channel_values"]["a"]) for one in saver.list(cfg())]
     assert [event.checkpoints for event in found] == [50, 10]
-    assert [event.object_bytes >= 9_000 * event.checkpoints for event in found] == [True, True]
+    assert [event.object_bytes >= 140_000 * event.checkpoints for event in found] == [True, True]
     assert sum(event.size for event in found) >= sum(sizes)
 
 

@@ -39,7 +39,7 @@ METADATA = {"source": "loop", "step": 0, "parents": {}}
 
 def large(number):
     """A text that is too large for a document, and shares nothing with others."""
-    return random.Random(number).randbytes(12_000).hex()
+    return random.Random(number).randbytes(140_000).hex()
 
 
 @pytest.fixture
