@@ -91,7 +91,7 @@ RETENTION = {"": KeepLast(20), "extraction|*": KeepLast(1)}
 OPTIONS: dict[str, Any] = {
     "retention": RETENTION,
     "verify": {"*": "readback", "extraction|*": "checksum"},
-    "inline_max_bytes": {"extraction|*": 64 << 10},
+    "inline_max_bytes": {"extraction|*": 256 << 10},
 }
 
 
