@@ -72,7 +72,7 @@ class Services:
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("FIRESTORE_EMULATOR_HOST", self.firestore.host)
             patch.setenv("STORAGE_EMULATOR_HOST", self.storage.url)
-            return kind.from_conn_string(uri, **{"timeout": PATIENCE, **options})
+            return kind.from_conn_string(uri, **{"timeout": PATIENCE, "inline_max_bytes": 8 << 10, **options})
 
     def kill(self, names):
         """SIGKILL; documents that were acknowledged before are kept, as objects are."""
