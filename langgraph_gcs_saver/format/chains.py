@@ -27,9 +27,6 @@ _RADIX = 5
 MIN_BYTES = 256
 """Smallest value, in bytes, that gets an incremental frame. Below that, zstd's headers are as large as the value."""
 
-OUTWEIGH = 1.5
-"""A new base is due when a chain's incremental frames together are larger than this many times their base."""
-
 _WORTH = 0.75
 """Largest incremental frame, as a share of a full one: a smaller gain is not worth a longer chain."""
 
@@ -40,7 +37,11 @@ _GREGORIAN_TICKS = 0x01B21DD213814000
 """100-nanosecond ticks from 1582-10-15, where UUIDs begin, to 1970-01-01 (RFC 9562, section 5.1)."""
 
 _READ = 1.25
-"""Most bytes to read for a value, as a multiple of its full frame. So a value that shrank soon gets its own base."""
+"""Most bytes to read for a value, as a multiple of its full frame. So a value that shrank soon gets its own base.
+
+A value that grows keeps its base, however small the base has become. New bases would cost more than the larger steps
+that an old base causes (`docs/explanation/design/029-shared-values.md`).
+"""
 
 
 @record(frozen=True, slots=True)
@@ -166,5 +167,5 @@ def _may_pay(links: tuple[FrameRef, ...], new_bytes: int, size: int) -> bool:
 def _pays(links: tuple[FrameRef, ...], frame: int, size: int) -> bool:
     base = links[0]
     full = base.stored * size / (base.size or 1)  # an estimate: compressing the value again would cost what it saves
-    increments = sum(link.stored for link in links[1:]) + frame
-    return increments <= OUTWEIGH * base.stored and frame <= _WORTH * full and base.stored + increments <= _READ * full
+    increments = sum(link.stored for link in links[1:]) + len(frame)
+    return len(frame) <= _WORTH * full and base.stored + increments <= _READ * full

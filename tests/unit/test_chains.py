@@ -116,21 +116,20 @@ def chat():
 
 
 def test_every_version_builds_on_its_ancestor(chat):
-    """… which the parent's chain always has, unless the chain would be too long."""
+    """… which the parent's chain has, unless the version's own chain would be too long."""
     _, seen = chat
     before, long = None, 0
     for found, ref in seen:
         if found.links:
             parent = [link.k for link in before.chain]
             assert found.k == parent[-1] + 1
-            assert ancestor(found.k) in parent
             if found.links[-1].k != ancestor(found.k):
                 long += 1
-                assert parent.index(ancestor(found.k)) + 2 > MAX_FRAMES
+                assert 1 + sum(digits(found.k)) > MAX_FRAMES
         else:
             assert found.k == 0
         before = ref
-    assert long < 25
+    assert long < 100
 
 
 def test_chains_are_short(chat):
@@ -237,18 +236,16 @@ def test_a_frame_that_saves_little_is_a_full_one():
     assert line.add(mixed).links == (), "two thirds of it are known"
 
 
-def test_a_new_base_when_the_increments_outweigh_it():
-    line, value = Line(), START[:2000]
-    outweighed = 0
-    for number in range(200):
+def test_a_value_that_grows_keeps_its_base():
+    """However small the base has become, while a reader fetches little more than a full frame."""
+    line, value = Line(), START[:8000]
+    for number in range(120):
         value += text(number)
-        before = line.ref
-        found = line.add(value)
-        if before is not None:
-            base, *rest = line.ref.chain
-            assert sum(frame.stored for frame in rest) <= chains.OUTWEIGH * base.stored
-            outweighed += found.links == ()
-    assert 2 <= outweighed < 30
+        assert bool(line.add(value).links) == bool(number)
+    base, *increments = [frame.stored for frame in line.ref.chain]
+    assert sum(increments) > 2 * base
+    assert base + sum(increments) <= 1.25 * len(CODEC.encode(value))
+    assert line.read() == value
 
 
 def test_a_value_that_shrank_gets_a_base_of_its_own():
