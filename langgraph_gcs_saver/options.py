@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import timedelta
@@ -26,6 +27,8 @@ Verify = Literal["readback", "pipelined", "checksum", "off"]
 
 BY_NAMESPACE = ("inline_max_bytes", "verify")
 """Options whose values may differ between the calls that store something in different namespaces."""
+
+_DICTIONARY = re.compile(r"[0-7][0-9a-f]{7}\Z")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +67,9 @@ class Options:
         zstd_level: Compression level, 1 to 19. `None` stores each new value in full and uncompressed, even if it equals
             the previous one, and turns off `incremental`. Use it with a `cipher` if the same person can choose a part
             of the state and see sizes in the store (`docs/explanation/security.md`, "What sizes reveal").
+        dictionary: The id of a trained dictionary that `train(keep=True)` has stored. New manifests, small values and
+            pending writes are compressed with it, and need it for ever. Reading needs no option. Upgrade all readers of
+            the store first. It has no effect without compression.
         verify: How `put` and `put_writes` prove that they stored what they meant to store. `"readback"` reads it back
             from the service after the commit, documents and objects in one round, and compares. Data that differs is
             withdrawn and written again, three times at most. With `"checksum"`, Cloud Storage checks the
@@ -108,6 +114,7 @@ class Options:
     clear_metadata: Collection[str] = ()
     inline_max_bytes: int | Mapping[str, int] = 128 << 10
     zstd_level: int | None = 3
+    dictionary: str | None = None
     verify: Verify | Mapping[str, Verify] = "readback"
     on_corruption: Literal["fallback", "raise"] = "fallback"
     max_value_bytes: int = 1 << 30
@@ -130,6 +137,11 @@ class Options:
         self._check_int("inline_max_bytes", 0, 512 << 10)
         if self.zstd_level is not None:
             self._check_int("zstd_level", 1, 19)
+        if self.dictionary is not None and not _DICTIONARY.match(str(self.dictionary)):
+            raise InvalidOptionError(
+                f"dictionary is {self.dictionary!r}; it must be the id of a trained dictionary: 8 digits, as "
+                "`langgraph-gcs train --keep` prints them."
+            )
         self._check_int("cache_max_bytes", 0, 1 << 40)
         self._check_int("max_value_bytes", 1 << 10, 1 << 40)
         self._check_word("verify", "readback", "pipelined", "checksum", "off")

@@ -416,6 +416,7 @@ class Training:
         kinds: The bytes of each kind, most bytes first.
         dictionary_bytes: Bytes of the dictionary; 0 if none could be trained.
         refusal: Why the dictionary is not worth its use; `None` if it is.
+        dictionary: The id of the dictionary for the option `dictionary`, if it was stored.
     """
 
     threads: int
@@ -423,6 +424,7 @@ class Training:
     kinds: tuple[KindBytes, ...]
     dictionary_bytes: int
     refusal: str | None
+    dictionary: str | None = None
 
     @property
     def total(self) -> KindBytes:

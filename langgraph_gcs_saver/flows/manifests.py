@@ -17,6 +17,7 @@ from langgraph_gcs_saver.errors import (
     WrongKeyError,
 )
 from langgraph_gcs_saver.events import ClearTextAccepted, ClearTextEncrypted
+from langgraph_gcs_saver.flows import dictionaries
 from langgraph_gcs_saver.flows.context import Context, Loads
 from langgraph_gcs_saver.format import frames, keys, large, manifest, shapes
 from langgraph_gcs_saver.format.frames import Codec, FrameError
@@ -59,7 +60,8 @@ def _locate(doc: Doc, codec: Codec) -> Flow[tuple[Manifest, str | None]]:
     name: str | None = None
     encoded = manifest.encoded_of(doc)
     try:
-        head, tail = yield from Compute(partial(_open, codec, doc.name, encoded), size=_PARSING * len(encoded))
+        opening = partial(_open, codec, doc.name, encoded)
+        head, tail = yield from dictionaries.computed(opening, size=_PARSING * len(encoded), codec=codec)
         stub = manifest.stub_of(head)
         if stub is not None:
             name = keys.blob_beside(doc.name, keys.MANIFEST, stub.attempt)
@@ -70,6 +72,7 @@ def _locate(doc: Doc, codec: Codec) -> Flow[tuple[Manifest, str | None]]:
     except FrameError as error:
         raise DamagedError(f"the manifest is {error}", frame=name, clear=error.clear) from None
     known = yield from Compute(partial(manifest.decode, doc, head, tail), size=_PARSING * len(encoded))
+    yield from dictionaries.fetch(known.dictionaries, codec)
     yield from report_clear(codec)
     return known, name
 
@@ -193,7 +196,9 @@ def encode_manifest(known: Manifest, room: int, context: Context) -> tuple[bytes
             "was stored: put such data into the state."
         )
     place = known.name, FIELD
-    body = context.codec.encode_envelope(plain, place)
+    writing = context.codec.writing
+    is_named = writing is not None and writing.id in known.dictionaries
+    body = context.codec.encode_envelope(plain, place, trained=is_named)
     if len(body) <= room:
         return body, None
     stub, stored = make_stub(plain, context.new_attempt(), context.codec)

@@ -31,6 +31,7 @@ from langgraph_gcs_saver.events import (
     CheckpointReplaced,
     ParentForked,
 )
+from langgraph_gcs_saver.flows import dictionaries
 from langgraph_gcs_saver.flows.cache import ByteCache
 from langgraph_gcs_saver.flows.companions import Companion
 from langgraph_gcs_saver.flows.context import MAX_TRIES, Context, Head
@@ -177,6 +178,7 @@ def put(request: Put, context: Context) -> Flow[Stored]:
     """
     if request.is_out_of_order():
         yield from Emit(CheckpointOutOfOrder(**request.ids(), parent_id=str(request.parent_id)))
+    yield from dictionaries.prepare(context.codec)
     return (yield from _Attempts(request, context.within(request.ns)).flow())
 
 
@@ -512,9 +514,18 @@ class _Attempts:
             rest=request.rest,
             metadata=request.metadata,
             channels=layout.channels,
+            dictionaries=self._dictionaries(layout),
         )
 
-    def _write_body(self, plan: Manifest, layout: _Layout) -> Flow[None]:
+    def _dictionaries(self, layout: _Layout) -> tuple[str, ...]:
+        """The dictionary of this call's frames, and with any frame of an ancestor also those that the parent needs."""
+        own = self.context.codec.writing
+        found = set() if own is None else {own.id}
+        if self.head is not None and any(one.owner for ref in layout.channels.values() for one in ref.chain):
+            found.update(self.head.manifest.dictionaries)
+        return tuple(sorted(found))
+
+    def _write_body(self, plan: Manifest, layout: _Layout) -> None:
         """Make the manifest's bytes for the document. A manifest that is too large is uploaded and leaves a stub."""
         room = manifest.PAYLOAD_BYTES - len(layout.inner) - filters.size(self.request.index)
         encode = partial(encode_manifest, plan, room, self.context)

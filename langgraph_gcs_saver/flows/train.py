@@ -12,6 +12,7 @@ from functools import partial
 
 from langgraph_gcs_saver.engine.effects import Compute, Doc, Flow, Gather, QueryDocs
 from langgraph_gcs_saver.flows.context import Context
+from langgraph_gcs_saver.flows.dictionaries import keep
 from langgraph_gcs_saver.flows.manifests import FIELD, read_manifest
 from langgraph_gcs_saver.flows.writes import envelopes
 from langgraph_gcs_saver.format import frames, keys, manifest, trained
@@ -65,12 +66,13 @@ class _Piece:
         )
 
 
-def train(sample: int, holdout: float, context: Context) -> Flow[Training]:
-    """Train a dictionary, and measure what it saves on threads that it was not trained from. This changes nothing.
+def train(sample: int, holdout: float, *, keeps: bool, context: Context) -> Flow[Training]:
+    """Train a dictionary, and measure what it saves on threads that it was not trained from.
 
     Args:
         sample: Most threads to read, of each its newest checkpoints and pending writes.
         holdout: The share of these threads that the dictionary is not trained from.
+        keeps: Whether to store the dictionary if it is worth it. Nothing else is changed.
         context: Options and caches.
     """
     names = yield from _threads(sample)
@@ -94,12 +96,17 @@ def train(sample: int, holdout: float, context: Context) -> Flow[Training]:
         if found is not None and level is not None:
             after += yield from Compute(partial(_sizes, pieces, found, level), size=size)
     kinds = [KindBytes(kind=kind, before=size, after=after[kind]) for kind, size in before.most_common()]
+    refusal = _refusal(context.codec, found, kinds)
+    is_kept = keeps and found is not None and refusal is None
+    if is_kept and found is not None:
+        yield from keep(found, context)
     return Training(
         threads=cut,
         held_out=len(names) - cut,
         kinds=tuple(kinds),
         dictionary_bytes=0 if found is None else len(found.data),
-        refusal=_refusal(context.codec, found, kinds),
+        refusal=refusal,
+        dictionary=found.id if is_kept and found is not None else None,
     )
 
 

@@ -53,6 +53,7 @@ from langgraph_gcs_saver.errors import (
     ValueTooLargeError,
     WrongKeyError,
 )
+from langgraph_gcs_saver.flows import dictionaries
 from langgraph_gcs_saver.flows.batches import in_batches, in_turn
 from langgraph_gcs_saver.flows.collections import list_docs
 from langgraph_gcs_saver.flows.context import MAX_TRIES, Context, Loads
@@ -126,6 +127,12 @@ class Listing:
         return [*(doc for level in self.writes for doc in level), *self.others, *self.checkpoints]
 
     @property
+    def may_need_dictionaries(self) -> bool:
+        """Whether any document states a format that knows trained dictionaries."""
+        docs = chain(self.checkpoints, *self.writes)
+        return any(doc.fields.get("format") != manifest.FORMAT for doc in docs if "format" in doc.fields)
+
+    @property
     def claim(self) -> str:
         """Digits that distinguish the thread from all others, until it is deleted from its store."""
         first = self.docs[0].create_time if self.thread is None else self.thread.create_time
@@ -156,7 +163,7 @@ def look(thread_id: str) -> Flow[Listing]:
     thread = yield from _read_thread(thread_id)
     for _ in range(MAX_TRIES):
         docs = yield from QueryDocs(keys.checkpoints(thread_id), mask=(*_SHOWN, *_HINTS))
-        writes = yield from QueryDocs(keys.writes(thread_id), mask=())
+        writes = yield from QueryDocs(keys.writes(thread_id), mask=("format",))
         others = yield from list_docs(keys.thread_doc(thread_id), _is_plain)
         # If a deletion or a copy began before the queries, they show only a part of the thread. Its mark shows too.
         before, thread = thread, (yield from _read_thread(thread_id))
@@ -286,6 +293,8 @@ def transfer(
             return plan
         if not plan:
             return plan
+        if found.may_need_dictionaries:
+            yield from dictionaries.carried(SOURCE, context)
         move = _Transfer(found, progress, written, context)
         if (yield from move.flow()):
             plan = replace(plan, present=move.present)
@@ -643,6 +652,11 @@ def export(thread_id: str, archive: ArchiveWriter, progress: Progress = None) ->
 
 
 def _export(found: Listing, archive: ArchiveWriter, progress: Progress) -> Flow[bool]:
+    for id_ in (yield from dictionaries.stored_ids()) if found.may_need_dictionaries else ():
+        for name in keys.dictionary_blobs(id_):
+            data = yield from GetBlob(name)
+            if _is_carried(data):
+                yield from Compute(partial(archive.add_blob, name, data), size=len(data))
     for blobs in blob_pages(found.blobs.values()):
         datas = yield from Gather(tuple(GetBlob(blob.name) for blob in blobs))
         for blob, data in zip(blobs, datas, strict=True):

@@ -36,6 +36,7 @@ from langgraph_gcs_saver.engine.effects import (
 )
 from langgraph_gcs_saver.errors import ConflictError, UnsupportedFormatError, ValueTooLargeError
 from langgraph_gcs_saver.events import CheckpointDamaged
+from langgraph_gcs_saver.flows import dictionaries
 from langgraph_gcs_saver.flows.companions import Companion, Companions
 from langgraph_gcs_saver.flows.context import MAX_TRIES, Context
 from langgraph_gcs_saver.flows.fences import Fence
@@ -45,9 +46,8 @@ from langgraph_gcs_saver.flows.readback import discard, mismatched, read_back, u
 from langgraph_gcs_saver.flows.stored import Stored
 from langgraph_gcs_saver.flows.threads import Guard, guard
 from langgraph_gcs_saver.format import frames, keys
-from langgraph_gcs_saver.format.frames import Codec, FrameError
-from langgraph_gcs_saver.format.large import LARGE_BYTES
-from langgraph_gcs_saver.format.manifest import FORMAT, DamagedError, Serialized, Stub, stub_of
+from langgraph_gcs_saver.format.frames import Codec, DictionaryNeeded, FrameError
+from langgraph_gcs_saver.format.manifest import FORMAT, NEWEST_FORMAT, DamagedError, Serialized, Stub, stub_of
 from langgraph_gcs_saver.format.seals import SEAL_BYTES, seal
 from langgraph_gcs_saver.records import record
 
@@ -103,6 +103,7 @@ class _Record:
     field: str
     data: bytes
     upload: PutBlob | None
+    format: int = FORMAT
 
 
 def which(writes: Sequence[PendingWrite]) -> str:
@@ -128,6 +129,7 @@ def put_writes(request: PutWrites, context: Context) -> Flow[Stored]:
     if not request.writes:
         return Stored(0, is_new=False, channels={})
     context = context.within(request.ns)
+    yield from dictionaries.prepare(context.codec)
     size = sum(len(write.value.data) for write in request.writes)
     wanted = request.writes
     beside: list[Write] = []
@@ -275,7 +277,17 @@ def _prove(records: Sequence[_Record], companions: Companions) -> Flow[str | Non
         thread = (yield from GetDocs((name,), mask=("deleting",))).get(name)
         if thread is None or "deleting" in thread.fields:
             return None  # The writes were stored, and the thread has been deleted since.
-    damaged = [one for one in records if not _is_stored(one, docs.get(one.doc), misread)]
+    for one in records:
+        doc = docs.get(one.doc)
+        stored = None if doc is None else doc.fields.get(one.field)
+        # A field that another call has written since is as good, if it is whole.
+        if (
+            doc is None
+            or doc.fields.get("format") != one.format
+            or not isinstance(stored, bytes)
+            or not (stored == one.data or _is_sealed(one.doc, one.field, stored))
+        ):
+            damaged.setdefault(one.doc, set()).add(one.field)
     if not damaged:
         return None
     withdrawn: list[Write] = [*companions.withdrawals()]
@@ -322,7 +334,7 @@ def _count_mismatch(request: PutWrites, name: str, before: int) -> Flow[int]:
 def _commit(records: Sequence[_Record], replaced: Doc | None) -> list[Write]:
     fields: dict[str, dict[str, Any]] = {}
     for one in records:
-        fields.setdefault(one.doc, {"format": FORMAT})[one.field] = one.data
+        fields.setdefault(one.doc, {"format": one.format})[one.field] = one.data
     regular = {one.doc for one in records if one.idx >= 0}
     return [_store(doc, found, replaced) if doc in regular else Merge(doc, found) for doc, found in fields.items()]
 
@@ -357,17 +369,17 @@ def _record(request: PutWrites, context: Context, doc: str, writes: Sequence[Pen
             f"Task {request.task_id!r} has {len(writes):,} writes for checkpoint {request.checkpoint_id!r} of thread "
             f"{request.thread_id!r}. {error} Nothing was stored."
         ) from None
-    values = [write.value.data for write in writes]
-    stored, upload = b"", None
-    if sum(map(len, values)) < LARGE_BYTES and context.inline_max_bytes:
-        stored = context.codec.encode_envelope(head + b"".join(values), (doc, field))
-    if not stored or len(stored) > INLINE_BYTES:
+    # Special writes share a document that states one format, so they have no trained dictionary.
+    stored = context.codec.encode_envelope(plain, (doc, field), trained=idx >= 0)
+    upload = None
+    if len(stored) > INLINE_BYTES or len(plain) > frames.ENVELOPE_MAX_BYTES or not context.inline_max_bytes:
         attempt = context.new_attempt()
         stub, data = make_stub(head, attempt, context.codec, *values)
         blob = keys.blob(request.thread_id, request.ns, request.checkpoint_id, keys.WRITES_BLOB, attempt)
         upload = context.upload(blob, data)
         stored = context.codec.encode_envelope(frames.envelope(stub.head()), (doc, field))
-    return _Record(idx, doc, field, seal((doc, field), stored) + stored, upload)
+    version = NEWEST_FORMAT if idx >= 0 and context.codec.needs_dictionary(stored) else FORMAT
+    return _Record(idx, doc, field, seal((doc, field), stored) + stored, upload, version)
 
 
 def _head(writes: Sequence[PendingWrite]) -> bytes:
@@ -384,7 +396,7 @@ _OPENING = 8
 
 
 def _is_whole(doc: Doc) -> bool:
-    return doc.fields.get("format") == FORMAT and all(
+    return doc.fields.get("format") in (FORMAT, NEWEST_FORMAT) and all(
         isinstance(data, bytes) and _is_sealed(doc.name, field, data)
         for field, data in doc.fields.items()
         if field != "format"
@@ -394,7 +406,7 @@ def _is_whole(doc: Doc) -> bool:
 def _is_newer(doc: Doc) -> bool:
     """Whether a newer version wrote a document."""
     version = doc.fields.get("format")
-    return type(version) is int and version > FORMAT
+    return type(version) is int and version > NEWEST_FORMAT
 
 
 def _is_sealed(doc: str, field: str, data: bytes) -> bool:
@@ -437,7 +449,7 @@ def read_writes(
             own.append(doc)
     fields = (data for own in by_id.values() for doc in own for data in doc.fields.values())
     size = _OPENING * sum(len(data) for data in fields if isinstance(data, bytes))
-    opened = yield from Compute(partial(_open_each, by_id, codec, most), size=size)
+    opened = yield from dictionaries.computed(partial(_open_each, by_id, codec, most), size=size, codec=codec)
     stubs = {
         (checkpoint_id, number): (keys.writes_blob(doc.name, stub.attempt), stub)
         for checkpoint_id, own in opened.items()
@@ -492,7 +504,7 @@ def read_stubs(doc: Doc, codec: Codec) -> Flow[dict[str, Stub]]:
         UnsupportedFormatError: A newer version wrote it.
     """
     size = _OPENING * sum(len(data) for data in doc.fields.values() if isinstance(data, bytes))
-    found = yield from Compute(partial(_stubs_of, doc, codec), size=size)
+    found = yield from dictionaries.computed(partial(_stubs_of, doc, codec), size=size, codec=codec)
     yield from report_clear(codec)
     return found
 
@@ -534,7 +546,7 @@ class Measured:
 def measure(doc: Doc, codec: Codec) -> Flow[Measured]:
     """Measure a document of pending writes; raises as `read_stubs` does."""
     size = _OPENING * sum(len(data) for data in doc.fields.values() if isinstance(data, bytes))
-    found = yield from Compute(partial(_measure, doc, codec), size=size)
+    found = yield from dictionaries.computed(partial(_measure, doc, codec), size=size, codec=codec)
     yield from report_clear(codec)
     return found
 
@@ -570,7 +582,8 @@ def moved_to(doc: Doc, name: str, attempt: Callable[[str], str], codec: Codec) -
     Each field is sealed to its place. With a cipher it is also bound to it. The names of the objects that it refers to
     contain the attempt that `attempt` returns.
     """
-    fields: dict[str, Any] = {"format": doc.fields["format"]}
+    # What is encoded again has no trained dictionary.
+    fields: dict[str, Any] = {"format": FORMAT if codec.cipher is not None else doc.fields["format"]}
     for field, plain in envelopes(doc, codec):
         stored = doc.fields[field][SEAL_BYTES:]
         moved, is_stub = _renamed(plain, attempt)
@@ -624,10 +637,11 @@ def envelopes(doc: Doc, codec: Codec) -> Iterator[tuple[str, bytes]]:
     if _is_newer(doc):
         raise UnsupportedFormatError(
             f"Pending writes {doc.name!r} have format {version}; this version of langgraph-gcs-saver reads up to "
-            f'{FORMAT}. They are not damaged: upgrade with `pip install -U "langgraph-gcs-saver"`.'
+            f'{NEWEST_FORMAT}. They are not damaged: upgrade with `pip install -U "langgraph-gcs-saver"`.'
         )
-    if version != FORMAT or len(doc.fields) < 2:
+    if type(version) is not int or version < FORMAT or len(doc.fields) < 2:
         raise DamagedError("a document of pending writes lacks its format or its writes", frame=doc.name)
+    needs = False
     for field, data in sorted(doc.fields.items()):
         if field == "format":
             continue
@@ -637,9 +651,14 @@ def envelopes(doc: Doc, codec: Codec) -> Iterator[tuple[str, bytes]]:
             raise DamagedError("pending writes do not match their digest", frame=doc.name)
         try:
             plain = codec.decode_envelope(data[SEAL_BYTES:], (doc.name, field))
+        except DictionaryNeeded:
+            raise
         except FrameError as error:
             raise DamagedError(f"pending writes are {error}", frame=doc.name, clear=error.clear) from None
         yield field, plain
+        needs = needs or (version != FORMAT and codec.needs_dictionary(data[SEAL_BYTES:]))
+    if (version != FORMAT) is not needs:
+        raise DamagedError("pending writes state another format than they need", frame=doc.name)
 
 
 def _stub(doc: Doc, head: Any) -> Stub | None:

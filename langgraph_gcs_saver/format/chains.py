@@ -116,8 +116,8 @@ def encode(
             links = earlier.links[: index + 1]
             if _pays(links, frame, size):
                 return Encoded(value.type, digested, frame, links, earlier.links[-1].k + 1, listed)
-    whole = (full or codec.encode)(value.data) if value.data else b""
-    return Encoded(value.type, digested, whole, (), 0, listed)
+    frame = codec.encode(value.data, trained=True) if value.data else b""
+    return Encoded(value.type, digested, frame, (), 0, listed)
 
 
 def _is_due(earlier: Earlier, full_every: int | timedelta | None, now: float) -> bool:

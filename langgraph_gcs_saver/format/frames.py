@@ -23,7 +23,7 @@ from langgraph_gcs_saver.engine import pieces
 from langgraph_gcs_saver.errors import InvalidOptionError, ValueTooLargeError, WrongKeyError
 from langgraph_gcs_saver.format import keys, splices, trained
 from langgraph_gcs_saver.format.dictionary import BELOW, DICTIONARY
-from langgraph_gcs_saver.format.trained import Trained
+from langgraph_gcs_saver.format.trained import Dictionaries, Trained, name_of
 from langgraph_gcs_saver.records import record
 
 if TYPE_CHECKING:
@@ -106,6 +106,18 @@ class FrameError(Exception):
         self.clear = clear
 
 
+class DictionaryNeeded(FrameError):  # noqa: N818 - it is an answer: fetch this, and decode again
+    """A frame needs a trained dictionary that the codec does not have.
+
+    Attributes:
+        id: The dictionary's id.
+    """
+
+    def __init__(self, dictionary_id: str) -> None:
+        super().__init__(f"a frame that needs the dictionary {dictionary_id!r}")
+        self.id = dictionary_id
+
+
 @record(frozen=True, slots=True)
 class Decoding:
     """The last step of decoding a frame.
@@ -180,58 +192,60 @@ class Codec:
         max_bytes: Largest value, in bytes, that is encoded or decoded. A call may pass a higher limit as `least`, for
             manifests and pending writes, which are not values.
         accept_clear: With a cipher, whether frames in clear and envelopes that are not bound are decoded.
+        dictionaries: The trained dictionaries that the process has.
     """
 
     level: int | None
     cipher: CipherProtocol | None = None
     max_bytes: int = 1 << 30
     accept_clear: bool = False
+    dictionaries: Dictionaries = field(default_factory=Dictionaries)
     _proven: set[str] = field(default_factory=set)
     """Names under which the cipher has decrypted something, which proves that it has these keys."""
     _accepted: dict[str, bool] = field(default_factory=dict)
     """Segments of threads with something in clear that was accepted, and whether `newly_accepted` returned them."""
 
-    def encode(self, plain: bytes, base: bytes | None = None, *, least: int = 0) -> bytes:
+    @property
+    def writing(self) -> Trained | None:
+        """The trained dictionary of new frames, if there is one."""
+        wanted = self.dictionaries.wanted
+        return None if wanted is None or self.level is None else self.dictionaries.get(wanted)
+
+    @property
+    def lacking(self) -> str | None:
+        """The id of the dictionary that new frames should have, and that the process does not have yet."""
+        wanted = self.dictionaries.wanted
+        return None if wanted is None or self.level is None or wanted in self.dictionaries else wanted
+
+    def encode(self, plain: bytes, base: bytes | None = None, *, least: int = 0, trained: bool = False) -> bytes:
         """Make a frame of `plain`, incremental if there is a `base` and the codec compresses.
+
+        With `trained`, a full frame has the trained dictionary. Its manifest must name that.
 
         Raises:
             ValueTooLargeError: `plain` is larger than `max_bytes`.
         """
         self.refuse_large(len(plain), least)
         if base is None or self.level is None:
-            return self._encrypt(self._full(plain))
-        return self._encrypt(Increment.of(plain, base).encode(self.level))
+            return self._encrypt(self._full(plain, trained=trained))
+        return self._encrypt(_increment(plain, base, self.level))
 
-    def increment(self, plain: bytes, base: bytes) -> Increment | None:
-        """The change from `base` to `plain`; `None` if a full frame is better, judged without making one.
-
-        Raises:
-            ValueTooLargeError: `plain` is larger than `max_bytes`.
-        """
-        self.refuse_large(len(plain))
-        if self.level is None:
-            return None
-        found = Increment.of(plain, base)
-        return found if found.is_worth_its_time() else None
-
-    def encode_increment(self, increment: Increment) -> bytes:
-        """Make the incremental frame of a value. The codec must compress."""
-        return self._encrypt(increment.encode(self.level or 0))
-
-    def encode_envelope(self, plain: bytes, place: Place) -> bytes:
+    def encode_envelope(self, plain: bytes, place: Place, *, trained: bool = False) -> bytes:
         """Make the frame of an envelope in a document; with a cipher, bind it to its place.
+
+        With `trained`, it has the trained dictionary. Its document must state the format that this needs.
 
         Raises:
             ValueTooLargeError: `plain` is larger than both `max_bytes` and `ENVELOPE_MAX_BYTES`.
         """
         self.refuse_large(len(plain), ENVELOPE_MAX_BYTES)
-        frame = self._full(plain)
+        frame = self._full(plain, trained=trained)
         return frame if self.cipher is None else self._encrypt(_PLACE_MARK + _digest_of(place) + frame)
 
-    def _full(self, plain: bytes) -> bytes:
+    def _full(self, plain: bytes, *, trained: bool) -> bytes:
         if self.level is None:
             return _stored(plain)
-        return compress(plain, self.level)
+        return compress(plain, self.level, self.writing if trained else None)
 
     def _encrypt(self, frame: bytes) -> bytes:
         if self.cipher is None:
@@ -261,9 +275,10 @@ class Codec:
         frame = self._decrypted(stored, name)
         if base is not None and frame.startswith(_SPLICES):
             return self._begin_splice(frame, size, base, least)
-        _check_size(frame, lambda found: found == size)
+        number = _check_size(frame, lambda found: found == size, has_dictionary=base is None)[1]
         self.refuse_large(size, least)
-        return Decoding(partial(_decompress, frame, _decompressor_on(base, size)), needs_base=False)
+        decompressor = self._trained(number) if number else _decompressor_on(base, size)
+        return Decoding(partial(_decompress, frame, decompressor), needs_base=False)
 
     def _begin_splice(self, frame: bytes, size: int, base: bytes, least: int) -> Decoding:
         try:
@@ -299,7 +314,21 @@ class Codec:
                 frame = frame[end:]
             elif frame.startswith(zstandard.FRAME_HEADER):
                 self._accept("not bound to its place", place[0])
-        return _decode_bounded(frame, ENVELOPE_MAX_BYTES)
+        size, number = _check_size(frame, lambda found: found <= ENVELOPE_MAX_BYTES, has_dictionary=True)
+        return _decompress(frame, self._trained(number) if number else _decompressor_on(None, size))
+
+    def needs_dictionary(self, stored: bytes) -> bool:
+        """Whether an envelope that `decode_envelope` has decoded has a trained dictionary."""
+        frame = self._decrypted(stored)
+        frame = frame[len(_PLACE_MARK) + _PLACE_BYTES :] if frame.startswith(_PLACE_MARK) else frame
+        return bool(zstandard.get_frame_parameters(frame).dict_id)
+
+    def _trained(self, number: int) -> zstandard.ZstdDecompressor:
+        dictionary_id = name_of(number)
+        found = self.dictionaries.get(dictionary_id)
+        if found is None:
+            raise DictionaryNeeded(dictionary_id)
+        return found.decompressor
 
     def vouches_for(self, stored: bytes) -> bool:
         """Whether an envelope that was read is encrypted and bound to its place.
@@ -408,7 +437,7 @@ def begins_like_a_frame(stored: bytes) -> bool:
     if stored.startswith((_CIPHER_MARK, *_SPLICES)):
         return True
     try:
-        _check_size(stored, lambda size: size != zstandard.CONTENTSIZE_UNKNOWN)
+        _check_size(stored, lambda size: size != zstandard.CONTENTSIZE_UNKNOWN, has_dictionary=True)
     except FrameError:
         return False
     return True
@@ -583,22 +612,22 @@ def open_envelope(plain: bytes) -> tuple[Any, bytes]:
 crc32c = pieces.crc32c
 
 
-def _check_size(stored: bytes, accept: Callable[[int], bool]) -> int:
+def _check_size(stored: bytes, accept: Callable[[int], bool], *, has_dictionary: bool = False) -> tuple[int, int]:
+    """The size of the value in a frame, and the number of the trained dictionary that it needs, or 0."""
     try:
         parameters = zstandard.get_frame_parameters(stored)
     except zstandard.ZstdError:
         raise FrameError("not a zstd frame") from None
-    if parameters.dict_id or not accept(parameters.content_size):
+    if (parameters.dict_id and not has_dictionary) or not accept(parameters.content_size):
         raise FrameError(f"a frame of {parameters.content_size} bytes, which is not the expected size")
     # python-zstandard ignores the rest of a frame whose header states a size of 0.
     if not parameters.content_size and stored[zstandard.frame_header_size(stored) :] != _EMPTY_LAST_BLOCK:
         raise FrameError("an empty frame that is not empty")
-    size: int = parameters.content_size
-    return size
+    return parameters.content_size, parameters.dict_id
 
 
 def _decode_bounded(frame: bytes, max_bytes: int) -> bytes:
-    size = _check_size(frame, lambda found: found <= max_bytes)
+    size, _ = _check_size(frame, lambda found: found <= max_bytes)
     return _decompress(frame, _decompressor_on(None, size))
 
 

@@ -643,6 +643,20 @@ def cache_doc_of(blob: str) -> str:
     return f"{CACHE}/{blob.split('/')[1]}"
 
 
+_DICTIONARY = re.compile(r"~dictionaries/([0-9a-f]{8})-[12]\.zst\Z")
+
+
+def dictionary_blobs(dictionary_id: str) -> tuple[str, str]:
+    """Names of the two equal objects of a trained dictionary."""
+    return f"{DICTIONARIES}/{dictionary_id}-1.zst", f"{DICTIONARIES}/{dictionary_id}-2.zst"
+
+
+def dictionary_of(blob: str) -> str | None:
+    """The id of the trained dictionary that an object holds, by its name."""
+    found = _DICTIONARY.match(blob)
+    return None if found is None else found[1]
+
+
 def batches(thread_id: str) -> str:
     """Name of the collection of a thread's batches."""
     return f"{thread_doc(thread_id)}/{BATCHES}"
@@ -939,6 +953,9 @@ BATCH_BLOBS = "~batches"
 
 CACHE_BLOBS = "~cache"
 """The first segment of objects of `FirestoreCache`. No thread has this encoding. Only the cache deletes them."""
+
+DICTIONARIES = "~dictionaries"
+"""The first segment of objects of trained dictionaries. No thread has this encoding. Nothing deletes them."""
 
 OPERATION_BLOBS = "~operations"
 """In an object's name, it takes the place of the namespace. No namespace has this encoding either."""

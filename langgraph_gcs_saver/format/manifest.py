@@ -18,7 +18,7 @@ from typing import Any, Literal, cast
 
 from langgraph_gcs_saver.engine.effects import Doc
 from langgraph_gcs_saver.errors import SerializationError, UnsupportedFormatError, ValueTooLargeError
-from langgraph_gcs_saver.format import frames, keys, shapes
+from langgraph_gcs_saver.format import frames, keys, shapes, trained
 from langgraph_gcs_saver.records import record
 
 FORMAT = 1
@@ -223,6 +223,7 @@ class Manifest:
         rest: The checkpoint's other fields as a serialized dict, or `None`.
         metadata: The serialized metadata.
         channels: A ref for each channel that has a value.
+        dictionaries: Ids of the trained dictionaries that may be needed for the manifest's frame and for its values.
     """
 
     thread_id: str
@@ -233,6 +234,7 @@ class Manifest:
     rest: Serialized | None
     metadata: Serialized
     channels: Mapping[str, ChannelRef]
+    dictionaries: tuple[str, ...] = ()
 
     def outline(self) -> Manifest:
         """The part of a manifest that a child needs: ids and refs."""
@@ -260,6 +262,8 @@ class Manifest:
         It is the greatest that any of its frames needs. Older readers refuse a document that states a greater version
         than theirs, and do not report damage.
         """
+        if self.dictionaries:
+            return NEWEST_FORMAT
         return max([frame.format for ref in self.channels.values() for frame in ref.chain], default=FORMAT)
 
     @property
@@ -286,7 +290,8 @@ class Manifest:
 
     def same_content(self, other: Manifest) -> bool:
         """Whether both have the same content. A retried `put` writes its frames elsewhere, so places may differ."""
-        return replace(self, channels=_values(self)) == replace(other, channels=_values(other))
+        mine, theirs = (replace(one, channels=_values(one), dictionaries=()) for one in (self, other))
+        return mine == theirs
 
     @property
     def listed_blobs(self) -> set[str]:
@@ -391,6 +396,12 @@ def _attempt(value: Any) -> str:
     return str(value)
 
 
+def _dictionary(value: Any) -> str:
+    if not trained.is_id(value):
+        raise _ShapeError("an id that no dictionary has")
+    return str(value)
+
+
 def _digest(value: Any, digits: int) -> str:
     if type(value) is not str or len(value) != digits:
         raise _ShapeError("a digest of the wrong length")
@@ -472,6 +483,8 @@ def envelope(manifest: Manifest) -> bytes:
         "metadata": [manifest.metadata.type, len(manifest.metadata.data)],
         "channels": channels,
     }
+    if manifest.dictionaries:
+        head["dictionaries"] = list(manifest.dictionaries)
     tail = manifest.metadata.data
     if manifest.rest is not None:
         head["rest"] = [manifest.rest.type, len(manifest.rest.data)]
@@ -709,6 +722,7 @@ def decode(doc: Doc, head: Any, tail: bytes) -> Manifest:
             rest=None if rest is None else Serialized(_text(rest[0]), tail[middle:end]),
             metadata=Serialized(_text(metadata[0]), tail[:middle]),
             channels={channel: _ref(channel, one, versions) for channel, one in head["channels"].items()},
+            dictionaries=tuple(map(_dictionary, head.get("dictionaries", ()))),
         )
     except _ShapeError as error:
         raise DamagedError(f"the manifest does not parse: {error}") from None

@@ -233,8 +233,8 @@ class Admin(Connection):
         """Asynchronous twin of `stats`."""
         return await arun(flows.catalogue.store_stats(self._context), self._backend)
 
-    def train(self, *, sample: int = 2000, holdout: float = 0.3) -> Training:
-        """Measure what a trained compression dictionary would save. This changes nothing.
+    def train(self, *, sample: int = 2000, holdout: float = 0.3, keep: bool = False) -> Training:
+        """Train a compression dictionary from the store's own threads, and measure what it would save.
 
         Many short threads of one deployment have much in common: instructions, names of fields, the form of tools'
         results. Incremental frames save nothing of that, because each thread begins with full frames. A dictionary is
@@ -244,28 +244,32 @@ class Admin(Connection):
         Args:
             sample: Most threads to read.
             holdout: The share of these threads that the dictionary is measured on, and not trained from.
+            keep: Store the dictionary, unless there is a `refusal`. Savers that are made with its id as `dictionary=`
+                write with it. It contains text of the threads that it was trained from, and no deletion removes it. All
+                readers of the store must know format 2.
 
         Returns:
             The bytes of the held-out threads, by kind. Its `refusal` says why a dictionary is not worth its use, such
             as a gain below 10 %.
 
         Raises:
+            CheckpointVerificationError: The stored dictionary reads differently from what was written.
             InvalidInputError: `sample` is not a positive int, or `holdout` is not between 0 and 1.
             WrongKeyError: Something is encrypted with another key, or the saver has no key.
             StoreError: A service rejected a request, or did not answer before the deadline.
         """
-        return run(self._train(sample, holdout), self._backend)
+        return run(self._train(sample, holdout, keep=keep), self._backend)
 
-    async def atrain(self, *, sample: int = 2000, holdout: float = 0.3) -> Training:
+    async def atrain(self, *, sample: int = 2000, holdout: float = 0.3, keep: bool = False) -> Training:
         """Asynchronous twin of `train`."""
-        return await arun(self._train(sample, holdout), self._backend)
+        return await arun(self._train(sample, holdout, keep=keep), self._backend)
 
-    def _train(self, sample: int, holdout: float) -> Flow[Training]:
+    def _train(self, sample: int, holdout: float, *, keep: bool) -> Flow[Training]:
         if type(sample) is not int or sample < 1:
             raise InvalidInputError("sample must be a positive number of threads.")
         if not isinstance(holdout, (int, float)) or not 0 < holdout < 1:
             raise InvalidInputError("holdout must be a share between 0 and 1.")
-        return flows.train.train(sample, holdout, self._context)
+        return flows.train.train(sample, holdout, keeps=keep, context=self._context)
 
     # Checking and repairing
 
@@ -281,7 +285,7 @@ class Admin(Connection):
         has uploaded and not yet committed is reported as unreferenced.
 
         Without a thread, this also checks the sets of all teams: a committed set whose checkpoint is missing, is
-        another one, or is not held, is a finding.
+        another one, or is not held, is a finding. So is a trained dictionary with a damaged object.
 
         Args:
             thread_id: The thread; all threads of the store if not given.
@@ -307,8 +311,12 @@ class Admin(Connection):
         return self._each(
             _one_or_all(thread_id),
             partial(self._verify, depth=results.check_depth(depth), progress=progress),
-            shared=lambda: flows.teams.survey(self._context),
+            shared=self._verify_shared,
         )
+
+    def _verify_shared(self) -> Flow[Sequence[Finding]]:
+        found: list[Finding] = yield from flows.teams.survey(self._context)
+        return found + (yield from flows.dictionaries.survey(self._context))
 
     def _verify(self, thread_id: str, depth: Depth, progress: Progress | None) -> Flow[Sequence[Finding]]:
         began = time.monotonic()
@@ -337,7 +345,8 @@ class Admin(Connection):
         Raises:
             WrongKeyError, StoreError: As in `repair`; raised by the iteration.
         """
-        return self._each(_one_or_all(thread_id), lambda one: _page(self._repair(one, dry_run=True)))
+        plan = partial(self._repair_shared, dry_run=True)
+        return self._each(_one_or_all(thread_id), lambda one: _page(self._repair(one, dry_run=True)), shared=plan)
 
     def repair(self, thread_id: str | None = None) -> Sequence[RepairPlan]:
         """Make damaged threads readable again.
@@ -366,11 +375,20 @@ class Admin(Connection):
                 about a thread's stored data are raised after all other threads were repaired.
             StoreError: A service rejected a request, or did not answer before the deadline.
         """
-        return run(self._all(_one_or_all(thread_id), lambda one: _page(self._repair(one))), self._backend)
+        return run(self._repair_all(thread_id), self._backend)
 
     async def arepair(self, thread_id: str | None = None) -> Sequence[RepairPlan]:
         """Asynchronous twin of `repair`."""
-        return await arun(self._all(_one_or_all(thread_id), lambda one: _page(self._repair(one))), self._backend)
+        return await arun(self._repair_all(thread_id), self._backend)
+
+    def _repair_all(self, thread_id: str | None) -> Flow[Sequence[RepairPlan]]:
+        one_by_one = partial(self._all, _one_or_all(thread_id), lambda one: _page(self._repair(one)))
+        return one_by_one(shared=partial(self._repair_shared, dry_run=False))
+
+    def _repair_shared(self, *, dry_run: bool) -> Flow[Sequence[RepairPlan]]:
+        """The repair of what belongs to no thread: its plan has an empty id."""
+        plan = yield from flows.dictionaries.repair(dry_run=dry_run, context=self._context)
+        return [plan] if plan else []
 
     def _repair(self, thread_id: str, *, dry_run: bool = False, planned: RepairPlan | None = None) -> Flow[RepairPlan]:
         began = time.monotonic()
@@ -697,6 +715,8 @@ class Admin(Connection):
                 return self._collect(plan.thread_id, plan.before, False, plan)
             case results.IdleThread():
                 return flows.sweep.sweep_thread(plan, self._context)
+            case results.RepairPlan(thread_id=""):
+                return flows.dictionaries.repair(dry_run=False, context=self._context)
             case results.RepairPlan():
                 return self._repair(plan.thread_id, dry_run=False, planned=plan)
             case _:

@@ -28,6 +28,7 @@ from langgraph_gcs_saver.flows.cache import ByteCache
 from langgraph_gcs_saver.flows.context import Binding, Context, Loads, Place
 from langgraph_gcs_saver.format.frames import Codec
 from langgraph_gcs_saver.format.serialization import loads
+from langgraph_gcs_saver.format.trained import Dictionaries
 from langgraph_gcs_saver.options import BY_NAMESPACE, Options
 from langgraph_gcs_saver.saver import restores
 from langgraph_gcs_saver.saver.labels import Labels
@@ -340,7 +341,13 @@ def _new_context(options: Options, place: Place | None, companions: tuple[Compan
     values = {name: getattr(options, name) if one is None else one.of("") for name, one in found.items()}
     return Context(
         **values,
-        codec=Codec(options.zstd_level, options.cipher, options.max_value_bytes, accept_clear=options.accept_clear),
+        codec=Codec(
+            options.zstd_level,
+            options.cipher,
+            options.max_value_bytes,
+            accept_clear=options.accept_clear,
+            dictionaries=Dictionaries(options.dictionary),
+        ),
         incremental=options.incremental and options.zstd_level is not None,
         full_every=options.full_every,
         values=ByteCache(options.cache_max_bytes),

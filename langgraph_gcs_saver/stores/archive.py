@@ -253,7 +253,8 @@ class Archive:
         thread_id: str = head["thread_id"]
         prefix = keys.thread_blobs(thread_id)
         for name in blobs:
-            if not name.startswith(prefix) or not keys.BLOB.match(name.removeprefix(prefix)):
+            is_own = name.startswith(prefix) and keys.BLOB.match(name.removeprefix(prefix))
+            if not is_own and keys.dictionary_of(name) is None:
                 raise self._refuse(f"it holds an object that is not the thread's, {name!r}")
         for name, member in docs.items():
             if not _is_document(name, thread_id):

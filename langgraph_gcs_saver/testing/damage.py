@@ -755,7 +755,7 @@ def _key(found: CheckpointTuple) -> Key:
 
 def _is_newer(name: str, fields: Fields) -> bool:
     version = fields.get("format")
-    newest = NEWEST_FORMAT if f"/{keys.CHECKPOINTS}/" in name else FORMAT
+    newest = NEWEST_FORMAT if f"/{keys.CHECKPOINTS}/" in name or f"/{keys.WRITES}/" in name else FORMAT
     return type(version) is int and version > newest
 
 

@@ -1,0 +1,186 @@
+"""Trained dictionaries of a store: two equal objects each, fetched once by a process, and never changed or deleted.
+
+A manifest names the dictionaries that its values need, and a frame names its own in its header. The id is made of the
+dictionary's content, so a process knows whether what it has fetched is the dictionary that was named.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import TypeVar
+
+from langgraph_gcs_saver.engine.effects import Compute, DeleteBlobs, Flow, Gather, GetBlob, ListBlobs, On
+from langgraph_gcs_saver.engine.steps import at
+from langgraph_gcs_saver.errors import CheckpointVerificationError, DamageError, WrongKeyError
+from langgraph_gcs_saver.flows.context import Context
+from langgraph_gcs_saver.format import keys, trained
+from langgraph_gcs_saver.format.frames import Codec, DictionaryNeeded, FrameError
+from langgraph_gcs_saver.format.manifest import DamagedError
+from langgraph_gcs_saver.format.trained import Trained
+from langgraph_gcs_saver.results import Finding, RepairPlan, RepairStep
+
+T = TypeVar("T")
+
+
+def computed(function: Callable[[], T], *, size: int, codec: Codec) -> Flow[T]:
+    """Compute something that decodes frames. Fetch the dictionary that they need, if this process does not have it.
+
+    Raises:
+        DamageError: Both objects of the dictionary are damaged.
+    """
+    while True:
+        try:
+            return (yield from Compute(function, size=size))
+        except DictionaryNeeded as needed:
+            wanted = needed.id
+        yield from fetch((wanted,), codec)
+
+
+def fetch(ids: Iterable[str], codec: Codec) -> Flow[None]:
+    """Fetch dictionaries that this process does not have.
+
+    Raises:
+        DamageError: Both objects of one are damaged. This is not damage of what needs it: falling back, or setting it
+            aside, would make it worse.
+    """
+    for id_ in ids:
+        if id_ in codec.dictionaries:
+            continue
+        first, second = keys.dictionary_blobs(id_)
+        found = {first: (yield from GetBlob(first))}
+        if not isinstance(_opened(id_, first, found[first], codec), Trained):
+            found[second] = yield from GetBlob(second)
+        *damage, last = _compared(id_, found, codec).values()
+        if not isinstance(last, Trained):
+            raise DamageError(
+                f"The dictionary {id_!r} cannot be read: {damage[0]}, and {last}. What was compressed with it is "
+                f"whole, but cannot be read without it. Restore {first!r} from a backup."
+            )
+        codec.dictionaries.add(last)
+
+
+def prepare(codec: Codec) -> Flow[None]:
+    """Fetch the dictionary that the option `dictionary` names, before the first frame is made.
+
+    Raises:
+        DamageError: The store does not have it. Nothing is stored without it.
+    """
+    if codec.lacking is not None:
+        yield from fetch((codec.lacking,), codec)
+
+
+def _opened(id_: str, name: str, stored: bytes | None, codec: Codec) -> Trained | DamagedError | WrongKeyError:
+    """The dictionary in an object; what is wrong with the object, if it has none."""
+    if stored is None:
+        return DamagedError("a dictionary is missing", frame=name, missing=True)
+    try:
+        found = Trained.of(codec.decode_bounded(stored, trained.MOST_BYTES))
+    except WrongKeyError as error:
+        return DamagedError("a dictionary cannot be decrypted", frame=name) if codec.has_key(stored) else error
+    except FrameError as error:
+        return DamagedError(f"a dictionary is {error}", frame=name, clear=error.clear)
+    except ValueError:
+        return DamagedError("an object is no dictionary", frame=name)
+    return found if found.id == id_ else DamagedError("an object has another dictionary", frame=name)
+
+
+def _compared(id_: str, stored: Mapping[str, bytes | None], codec: Codec) -> dict[str, Trained | DamagedError]:
+    """What is in the objects of a dictionary. One that can be decrypted shows that another one is damaged.
+
+    Raises:
+        WrongKeyError: None can be decrypted, and nothing else was.
+    """
+    for _ in range(2):
+        found = {name: _opened(id_, name, data, codec) for name, data in stored.items()}
+    known: dict[str, Trained | DamagedError] = {}
+    for name, one in found.items():
+        if isinstance(one, WrongKeyError):
+            raise one
+        known[name] = one
+    return known
+
+
+def _look(id_: str, codec: Codec) -> Flow[dict[str, Trained | DamagedError]]:
+    names = keys.dictionary_blobs(id_)
+    stored = yield from Gather(tuple(GetBlob(name) for name in names))
+    return _compared(id_, dict(zip(names, stored, strict=True)), codec)
+
+
+def keep(dictionary: Trained, context: Context) -> Flow[list[str]]:
+    """Store both objects of a dictionary, as far as they are not whole. Idempotent.
+
+    Returns:
+        The objects that were written.
+
+    Raises:
+        CheckpointVerificationError: One reads differently from what was written.
+    """
+    found = yield from _look(dictionary.id, context.codec)
+    wrong = [name for name, one in found.items() if isinstance(one, DamagedError)]
+    if wrong:
+        yield from DeleteBlobs(tuple(wrong))
+        stored = yield from Compute(partial(context.codec.encode, dictionary.data), size=len(dictionary.data))
+        yield from Gather(tuple(context.upload(name, stored) for name in wrong))
+        for name, one in (yield from _look(dictionary.id, context.codec)).items():
+            if isinstance(one, DamagedError):
+                raise CheckpointVerificationError(f"{name!r} was written, and then: {one}. Call again.")
+    return wrong
+
+
+def survey(context: Context) -> Flow[list[Finding]]:
+    """Findings about the store's dictionaries."""
+    found: list[Finding] = []
+    for id_ in (yield from stored_ids()):
+        found += _findings((yield from _look(id_, context.codec)))
+    return found
+
+
+def carried(source: str, context: Context) -> Flow[None]:
+    """Copy the dictionaries that this store lacks from another one, byte for byte: no key is needed."""
+    there = yield from stored_ids()
+    for id_ in (yield from at(source, stored_ids())):
+        if id_ in there:
+            continue
+        names = keys.dictionary_blobs(id_)
+        datas = yield from Gather(tuple(On(source, GetBlob(name)) for name in names))
+        yield from Gather(tuple(context.upload(n, d) for n, d in zip(names, datas, strict=True) if d is not None))
+
+
+def repair(*, dry_run: bool, context: Context) -> Flow[RepairPlan]:
+    """Write damaged objects of dictionaries again, from the other object of each.
+
+    Returns:
+        The repair, as a plan without a thread.
+    """
+    findings: list[Finding] = []
+    steps: list[RepairStep] = []
+    for id_ in (yield from stored_ids()):
+        found = yield from _look(id_, context.codec)
+        damaged = _findings(found)
+        whole = [one for one in found.values() if isinstance(one, Trained)]
+        findings += damaged
+        for one in damaged:
+            reason = f"{one.reason}; the other object has it" if whole else f"{one.reason}, and so is the other object"
+            steps.append(RepairStep(action="mend" if whole else "leave", name=one.name, reason=reason))
+        if damaged and whole and not dry_run:
+            yield from keep(whole[0], context)
+    return RepairPlan(thread_id="", findings=tuple(findings), steps=tuple(steps))
+
+
+def _findings(found: Mapping[str, Trained | DamagedError]) -> list[Finding]:
+    return [
+        Finding(kind=one.kind, thread_id="", name=name, reason=one.reason)
+        for name, one in found.items()
+        if isinstance(one, DamagedError)
+    ]
+
+
+def stored_ids() -> Flow[Sequence[str]]:
+    """The ids of the store's dictionaries."""
+    found: set[str] = set()
+    after: str | None = None
+    while page := (yield from ListBlobs(f"{keys.DICTIONARIES}/", after, checksums=False)):
+        found.update(id_ for blob in page if (id_ := keys.dictionary_of(blob.name)) is not None)
+        after = page[-1].name
+    return sorted(found)

@@ -1,0 +1,244 @@
+"""Trained dictionaries: what is stored with one can be read by every process, and losing one object loses nothing."""
+
+import random
+import re
+
+import pytest
+
+from langgraph_gcs_saver import GCSSaver
+from langgraph_gcs_saver.engine.effects import GetBlob
+from langgraph_gcs_saver.errors import DamageError, InvalidOptionError, WrongKeyError
+from langgraph_gcs_saver.format import keys
+from tests.behaviour.api import cfg, checkpoint, cid, metadata, version
+from tests.incremental.eax import Eax
+from tests.kit.interceptors import Seen
+from tests.system.raw import open_raw
+
+SHARED = " ".join(f"{random.Random(1).getrandbits(900):x}"[at : at + 9] for at in range(0, 200, 5)) * 3
+
+
+def put(saver, thread, n=1, *, large=""):
+    own = f"{random.Random(f'{thread} {n}').getrandbits(400):x}"
+    values = {"notes": f"{SHARED} {own} {large}", "step": n}
+    versions = dict.fromkeys(values, version(n))
+    saver.put(cfg(thread, n=n - 1 or None), checkpoint(n, values, versions), metadata(step=n), versions)
+    saver.put_writes(cfg(thread, n=n), [("notes", f"{SHARED} written {n}"), ("__error__", "x")], "task")
+    return values
+
+
+def read(saver, thread):
+    return {number: saver.get_tuple(cfg(thread, n=number)) for number in (1, 2)}
+
+
+@pytest.fixture
+def store(tmp_path):
+    return (tmp_path / "store").as_uri()
+
+
+@pytest.fixture(params=[None, Eax("key")], ids=["clear", "encrypted"])
+def cipher(request):
+    return request.param
+
+
+@pytest.fixture
+def trained(store, cipher):
+    """The id of the store's dictionary."""
+    with GCSSaver.from_conn_string(store, cipher=cipher, verify="off") as saver:
+        for n in range(60):
+            put(saver, f"sample {n}")
+        found = saver.admin.train(keep=True)
+        assert found.dictionary is not None, found
+        assert saver.admin.train(keep=True).dictionary == found.dictionary
+    return found.dictionary
+
+
+@pytest.fixture
+def written(store, cipher, trained):
+    """The states of a thread that was written with the dictionary."""
+    with GCSSaver.from_conn_string(store, cipher=cipher, dictionary=trained) as saver:
+        return {n: put(saver, "t", n) for n in (1, 2)}
+
+
+def documents(store, thread="t"):
+    raw = open_raw(store)
+    found = {name: fields for name, fields in raw.documents().items() if f"/{keys.spread(thread)}/" in name}
+    raw.close()
+    return found
+
+
+def is_read(saver, written, thread="t"):
+    found = read(saver, thread)
+    values = {n: one.checkpoint["channel_values"] for n, one in found.items()}
+    return values == written and all(len(one.pending_writes) == 2 for one in found.values())
+
+
+def test_what_needs_it_is_smaller_and_states_format_2(store, cipher, trained, written):
+    with GCSSaver.from_conn_string(store, cipher=cipher) as saver:
+        for n in (1, 2):
+            put(saver, "plain", n)
+    sizes = {}
+    for thread, expected in (("t", 2), ("plain", 1)):
+        docs = documents(store, thread)
+        formats = {name: fields["format"] for name, fields in docs.items() if not name.endswith("!s")}
+        assert set(formats.values()) == {expected}, formats
+        sizes[thread] = sum(
+            len(data) for fields in docs.values() for data in fields.values() if isinstance(data, bytes)
+        )
+    assert sizes["t"] < 0.7 * sizes["plain"]
+    assert trained
+    assert written
+
+
+def test_a_process_fetches_it_once(store, cipher, trained, written):
+    seen = Seen()
+    with GCSSaver.from_conn_string(store, cipher=cipher, interceptors=[seen]) as saver:
+        assert is_read(saver, written)
+        assert [one.pending_writes for one in saver.list(cfg("t"))]
+    fetched = [one.name for one in seen.requests if isinstance(one, GetBlob)]
+    assert fetched == [keys.dictionary_blobs(trained)[0]]
+
+
+def test_a_store_without_one_pays_no_request(store, cipher):
+    seen = Seen()
+    with GCSSaver.from_conn_string(store, cipher=cipher, interceptors=[seen]) as saver:
+        put(saver, "t", 1)
+        saver.get_tuple(cfg("t"))
+    assert not [one for one in seen.requests if isinstance(one, GetBlob)]
+
+
+def test_a_writer_without_it_continues_what_needs_it(store, cipher, trained, written):
+    with GCSSaver.from_conn_string(store, cipher=cipher) as saver:
+        values = written[2] | {"step": 3}
+        versions = {"notes": version(2), "step": version(3)}
+        saver.put(cfg("t", n=2), checkpoint(3, values, versions), metadata(step=3), {"step": version(3)})
+    name = keys.checkpoint_doc("t", "", cid(3))
+    assert documents(store)[name]["format"] == 2, "it inherits a frame with the dictionary"
+    seen = Seen()
+    with GCSSaver.from_conn_string(store, cipher=cipher, interceptors=[seen]) as saver:
+        assert saver.get_tuple(cfg("t")).checkpoint["channel_values"] == values
+    assert keys.dictionary_blobs(trained)[0] in [getattr(one, "name", None) for one in seen.requests]
+
+
+@pytest.mark.parametrize("damage", [("missing", 0), ("corrupt", 1), ("another", 0)])
+def test_one_damaged_object_is_found_and_restored(store, cipher, trained, written, damage):
+    how, which = damage
+    name = keys.dictionary_blobs(trained)[which]
+    raw = open_raw(store)
+    before = raw.objects()
+    if how == "missing":
+        raw.delete_object(name)
+    else:
+        data = bytearray(before[name])
+        data[len(data) // 2] ^= 1
+        raw.set_object(name, bytes(data) if how == "corrupt" else bytes(20))
+    with GCSSaver.from_conn_string(store, cipher=cipher) as saver:
+        assert is_read(saver, written)
+        (finding,) = saver.admin.verify()
+        assert (finding.name, finding.kind) == (name, "missing" if how == "missing" else "corrupt")
+        (plan,) = saver.admin.plan_repair()
+        assert [(step.action, step.name) for step in plan.steps] == [("mend", name)]
+        assert saver.admin.carry_out(plan) == plan
+        assert list(saver.admin.verify(depth="data")) == []
+        assert saver.admin.repair() == []
+    assert raw.objects().keys() == before.keys()
+    if cipher is None:
+        assert raw.objects() == before
+    raw.close()
+
+
+def test_a_lost_dictionary_is_no_damage_of_threads(store, cipher, trained, written):
+    raw = open_raw(store)
+    before = raw.objects()
+    for name in keys.dictionary_blobs(trained):
+        raw.delete_object(name)
+    docs = documents(store)
+    with GCSSaver.from_conn_string(store, cipher=cipher, dictionary=trained) as saver:
+        for call in (
+            lambda: saver.get_tuple(cfg("t")),
+            lambda: saver.get_tuple(cfg("t", n=1)),
+            lambda: put(saver, "new"),
+            lambda: list(saver.list(cfg("t"))),
+            lambda: list(saver.admin.verify("t")),
+            saver.admin.repair,
+            lambda: saver.admin.prune(["t"]),
+        ):
+            with pytest.raises(DamageError, match=f"dictionary '{trained}' cannot be read.*backup"):
+                call()
+    assert documents(store) == docs
+    assert not documents(store, "new")
+    raw.set_object(keys.dictionary_blobs(trained)[1], before[keys.dictionary_blobs(trained)[1]])
+    with GCSSaver.from_conn_string(store, cipher=cipher) as saver:
+        assert is_read(saver, written)
+        assert len(saver.admin.repair()) == 1
+    raw.close()
+
+
+def test_copies_and_archives_carry_it(store, cipher, trained, written, tmp_path):
+    other = (tmp_path / "other").as_uri()
+    third = (tmp_path / "third").as_uri()
+    with (
+        GCSSaver.from_conn_string(store, cipher=cipher) as saver,
+        GCSSaver.from_conn_string(other, cipher=cipher) as target,
+        GCSSaver.from_conn_string(third, cipher=cipher) as imported,
+    ):
+        saver.admin.copy_thread("t", "copy")
+        assert is_read(saver, written, "copy")
+        assert saver.admin.transfer_thread("t", target).findings == ()
+        saver.admin.export_thread("t", tmp_path / "t.tar")
+        assert imported.admin.import_thread(tmp_path / "t.tar").findings == ()
+        assert list(saver.admin.verify(depth="data")) == []
+    for uri in (other, third):
+        with GCSSaver.from_conn_string(uri, cipher=cipher) as saver:
+            assert is_read(saver, written)
+            assert list(saver.admin.verify(depth="data")) == []
+        raw = open_raw(uri)
+        assert {keys.dictionary_of(name) for name in raw.objects()} == {trained}
+        raw.close()
+
+
+def test_a_thread_of_format_1_carries_none(store, cipher, trained, tmp_path):
+    assert trained
+    with GCSSaver.from_conn_string(store, cipher=cipher) as saver:
+        saver.admin.export_thread("sample 1", tmp_path / "t.tar")
+        other = (tmp_path / "other").as_uri()
+        with GCSSaver.from_conn_string(other, cipher=cipher) as target:
+            target.admin.import_thread(tmp_path / "t.tar")
+    raw = open_raw(other)
+    assert not raw.objects()
+    raw.close()
+
+
+def test_it_is_encrypted_as_the_data_is(store, cipher, trained):
+    raw = open_raw(store)
+    stored = raw.objects()[keys.dictionary_blobs(trained)[0]]
+    raw.close()
+    assert stored.startswith(b"\x01") is (cipher is not None)
+    if cipher is not None:
+        with (
+            GCSSaver.from_conn_string(store, cipher=Eax("other"), dictionary=trained) as saver,
+            pytest.raises(WrongKeyError),
+        ):
+            put(saver, "new")
+
+
+def test_upkeep_leaves_it(store, cipher, trained, written):
+    with GCSSaver.from_conn_string(store, cipher=cipher) as saver:
+        saver.admin.collect()
+        saver.admin.prune(["t"])
+        saver.admin.delete_thread("sample 1")
+        assert saver.get_tuple(cfg("t")).checkpoint["channel_values"] == written[2]
+    raw = open_raw(store)
+    assert set(keys.dictionary_blobs(trained)) <= raw.objects().keys()
+    raw.close()
+
+
+def test_without_compression_it_has_no_effect(store, cipher, trained):
+    with GCSSaver.from_conn_string(store, cipher=cipher, dictionary=trained, zstd_level=None) as saver:
+        put(saver, "raw")
+    assert {fields["format"] for fields in documents(store, "raw").values()} == {1}
+
+
+@pytest.mark.parametrize("wrong", ["", "1234567", "123456789", "ABCDEF01", "f2345678", 5])
+def test_an_id_has_8_digits(wrong):
+    with pytest.raises(InvalidOptionError, match=re.escape(repr(wrong))):
+        GCSSaver.from_conn_string("memory:", dictionary=wrong)
