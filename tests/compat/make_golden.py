@@ -36,10 +36,12 @@ from langgraph_gcs_saver.flows import operations
 from langgraph_gcs_saver.flows import sagas as sagas_module
 from langgraph_gcs_saver.flows import sets as sets_module
 from langgraph_gcs_saver.flows import writes as writes_module
+from langgraph_gcs_saver.flows.dictionaries import keep
 from langgraph_gcs_saver.format import keys, manifest
 from langgraph_gcs_saver.format.dictionary import DICTIONARY
 from langgraph_gcs_saver.format.manifest import Serialized
 from langgraph_gcs_saver.format.operations import Undo
+from langgraph_gcs_saver.format.trained import train
 from langgraph_gcs_saver.saver import checkpointer as saver_module
 from langgraph_gcs_saver.stores import local
 from tests.compat.xor_cipher import XorCipher
@@ -279,6 +281,25 @@ def edited(maker):
         for number in range(7, 13):
             lines[100 * number] = text(rng, 15)
             put(number)
+
+
+def trained(maker):
+    """Threads that need a trained dictionary: two dictionaries, in clear and encrypted, and a writer without one."""
+    for ns, cipher in (("", None), ("encrypted", XorCipher())):
+        place, rng = ("trained", ns), random.Random(f"trained {ns}")
+        shared = text(rng, 60)
+        dictionary = train([f"{shared[at : at + 250]} {text(rng, 8)}".encode() for at in range(120)])
+        plain = maker.saver(cipher=cipher)
+        perform(keep(dictionary, plain._context), plain._backend)
+        saver = maker.saver(cipher=cipher, dictionary=dictionary.id)
+        for number in range(1, 5):
+            values = {"notes": [f"{shared} {n}" for n in range(min(number, 3))], "n": number}
+            if number < 4:
+                maker.put(saver, place, number, values, parent=number - 1 or None)
+            else:
+                maker.put(plain, place, number, values, parent=3, new=["n"])
+            writes = [("notes", f"{shared} {text(rng, 5)}"), ("__error__", "failed")]
+            maker.put_writes(saver, place, number, writes, "task")
 
 
 def two_processes(maker):
@@ -712,6 +733,9 @@ BLOBS = (blobs,)
 
 EDITED = (edited,)
 """What is in the golden store of splices of version 2, whose checkpoints state both versions of the format."""
+
+TRAINED = (trained,)
+"""What is in the golden store of trained dictionaries."""
 
 FOLDED = (folded, bound)
 """Scenarios of the golden store with folded names of objects."""

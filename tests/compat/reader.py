@@ -209,23 +209,43 @@ class Reader:
         if not self.accepts_clear:
             raise ClearError(what)
 
-    def frame(self, stored, accept, base=None):
-        return self.decompressed(self.payload(stored)[0], accept, base)
+    def frame(self, stored, accept, base=None, *, may_need=False):
+        return self.decompressed(self.payload(stored)[0], accept, base, may_need=may_need)
 
-    def decompressed(self, stored, accept, base=None):
+    def decompressed(self, stored, accept, base=None, *, may_need=False):
         if base is not None and stored[:1] in {b"\x02", b"\x04"}:
             return self.splice(stored, accept, base)
         try:
             header = zstandard.get_frame_parameters(stored)
-            damaged_unless(accept(header.content_size) and not header.dict_id, "a frame of another size")
-            if base is None and header.content_size < BELOW:
-                base = self.dictionary
-            raw = None if base is None else zstandard.ZstdCompressionDict(base, zstandard.DICT_TYPE_RAWCONTENT)
+            damaged_unless(accept(header.content_size), "a frame of another size")
+            if header.dict_id:
+                damaged_unless(base is None and may_need, "a frame that needs a dictionary")
+                raw = zstandard.ZstdCompressionDict(self.trained(header.dict_id), zstandard.DICT_TYPE_FULLDICT)
+                self.met["trained dictionary"] += 1
+            else:
+                if base is None and header.content_size < BELOW:
+                    base = self.dictionary
+                raw = None if base is None else zstandard.ZstdCompressionDict(base, zstandard.DICT_TYPE_RAWCONTENT)
             plain = zstandard.ZstdDecompressor(dict_data=raw).decompress(stored, allow_extra_data=False)
         except zstandard.ZstdError as error:
             raise DamageError(str(error)) from None
         damaged_unless(len(plain) == header.content_size, "a frame that lied about its size")
         return plain
+
+    # 7.7
+
+    def trained(self, number):
+        """The content of a trained dictionary."""
+        found = []
+        for copy in (1, 2):
+            stored = self.payload(self.object(f"~dictionaries/{number:08x}-{copy}.zst"))[0]
+            plain = self.decompressed(stored, lambda size: size <= 1 << 20)
+            named = int.from_bytes(hashlib.sha256(plain[:4] + plain[8:]).digest()[:8], "big") % (2**31 - 32768) + 32768
+            damaged_unless(plain[:4] == b"\x37\xa4\x30\xec" and named == number, "another dictionary")
+            damaged_unless(int.from_bytes(plain[4:8], "little") == number, "a dictionary with another id")
+            found.append(plain)
+        damaged_unless(found[0] == found[1], "two dictionaries")
+        return found[0]
 
     # 7.4
 
@@ -283,7 +303,13 @@ class Reader:
             payload = payload[33:]
         elif encrypted:
             self.unless_accepted("not bound")
-        return self.decompressed(payload, lambda size: size <= ENVELOPE_BYTES)
+        return self.decompressed(payload, lambda size: size <= ENVELOPE_BYTES, may_need=True)
+
+    def needs(self, stored):
+        """Whether an envelope's frame needs a trained dictionary."""
+        payload = self.payload(stored)[0]
+        payload = payload[33:] if payload[:1] == b"\x03" else payload
+        return zstandard.get_frame_parameters(payload).dict_id != 0
 
     def sealed(self, found, field):
         """The envelope in a sealed field of a document (10)."""
@@ -368,6 +394,9 @@ class Reader:
         self.met["former runs"] += "former_runs" in fields
         try:
             needed = max((f.get("v", 1) for ref in head["channels"].values() for f in ref["chain"]), default=1)
+            named = head.get("dictionaries", [])
+            damaged_unless(all(re.fullmatch(r"[0-7][0-9a-f]{7}", one) for one in named), "no id of a dictionary")
+            needed = 2 if named else needed
             damaged_unless(fields["format"] == needed, "a format that is not the needed one")
             return self.manifest(thread_segment, ns_segment, checkpoint_id, head, tail)
         except (KeyError, TypeError, ValueError) as error:
@@ -433,7 +462,7 @@ class Reader:
             size, digest = (ref["size"], ref["sha256"]) if last else (frame["size"], frame["digest"])
             damaged_unless(len(digest) == (64 if last else 8), "a digest of another length")
             stored = self.stored(thread_segment, ns, frame.get("in", checkpoint_id), channel, frame)
-            value = self.frame(stored, lambda found, size=size: found == size, value)
+            value = self.frame(stored, lambda found, size=size: found == size, value, may_need=True)
             damaged_unless(digest_of(value).startswith(digest), f"a value of {channel!r} differs")
         return value
 
@@ -466,12 +495,14 @@ class Reader:
         found = [d for name, d in self.documents.items() if name.startswith(begin)]
         merged = {}
         for one in sorted(found, key=lambda d: (d.create_time, d.name)):
-            self.check_format(one)
+            self.check_format(one, NEWEST_FORMAT)
             task_segment, which = one.name[len(begin) :].split("!")
             fields = sorted((name, data) for name, data in one.fields.items() if name != "format")
             damaged_unless(fields, "no pending writes")
-            for name, _ in fields:
-                plain = self.sealed(one, name)
+            plains = [self.sealed(one, name) for name, _ in fields]
+            needs = any(self.needs(data[32:]) for _, data in fields)
+            damaged_unless(one.fields["format"] == (2 if needs else 1), "a format that is not the needed one")
+            for plain in plains:
                 directory = f"{thread_segment}/{enc(ns)}/{enc(checkpoint_id)}"
                 head, tail = self.opened(plain, f"{directory}/~writes")
                 task = dec(task_segment)

@@ -17,14 +17,14 @@ from langgraph_gcs_saver.errors import ClearTextError, SagaStuckError
 from langgraph_gcs_saver.flows import operations, sagas
 from langgraph_gcs_saver.format.dictionary import DICTIONARY
 from langgraph_gcs_saver.format.keys import checkpoint_doc
-from tests.compat.make_golden import BLOBS, BOUND, COORDINATED, EDITED, FOLDED, cid, make, shown
+from tests.compat.make_golden import BLOBS, BOUND, COORDINATED, EDITED, FOLDED, TRAINED, cid, make, shown
 from tests.compat.reader import DICTIONARY_SHA256, ClearError, DamageError, Reader, UnsupportedError, dec, enc, inv
 from tests.compat.xor_cipher import NAME, XorCipher, xor
 
 DATA = Path(__file__).parent / "data"
 GOLDEN, GOLDEN_BOUND, GOLDEN_FOLDED = DATA / "format-1", DATA / "format-1-bound", DATA / "format-1-folded"
 GOLDEN_COORDINATED, GOLDEN_BLOBS = DATA / "format-1-coordinated", DATA / "format-1-blobs"
-GOLDEN_SPLICES = DATA / "format-2-splices"
+GOLDEN_SPLICES, GOLDEN_TRAINED = DATA / "format-2-splices", DATA / "format-2-trained"
 FORMAT_MD = Path(__file__).parents[2] / "docs" / "reference" / "format.md"
 SERDE = JsonPlusSerializer()
 
@@ -36,7 +36,7 @@ def store(tmp_path):
 
 
 @pytest.fixture(
-    params=[GOLDEN, GOLDEN_BOUND, GOLDEN_FOLDED, GOLDEN_COORDINATED, GOLDEN_BLOBS, GOLDEN_SPLICES],
+    params=[GOLDEN, GOLDEN_BOUND, GOLDEN_FOLDED, GOLDEN_COORDINATED, GOLDEN_BLOBS, GOLDEN_SPLICES, GOLDEN_TRAINED],
     ids=lambda path: path.name,
 )
 def each_store(request, tmp_path):
@@ -447,6 +447,41 @@ def test_what_is_encrypted_now_is_what_was_encrypted_then(tmp_path):
         made, golden = tmp_path / "new", shutil.copytree(GOLDEN_BOUND, tmp_path / "golden")
         assert unspliced(objects(made)) == unspliced(objects(golden))
         assert unspliced(by_name(rows(made))) == unspliced(by_name(rows(golden)))
+    assert now == then
+
+
+# Trained dictionaries
+
+
+def test_the_golden_store_of_trained_dictionaries_needs_them(tmp_path):
+    path = shutil.copytree(GOLDEN_TRAINED, tmp_path / "golden")
+    independent = reader(path)
+    assert len(independent.checkpoints()) == 8
+    assert independent.met["trained dictionary"] > 20
+    formats = [found.fields["format"] for found in independent.checkpoint_documents()]
+    assert formats == [2] * 8, "the last one of each inherits frames"
+    for one in independent.checkpoint_documents():
+        right, one.fields["format"] = one.fields["format"], 1
+        with pytest.raises(DamageError, match="not the needed one"):
+            independent.read(one)
+        one.fields["format"] = right
+    for file in sorted((path / "objects").rglob("*.zst")):
+        data = bytearray(file.read_bytes())
+        data[len(data) // 2] ^= 1
+        file.write_bytes(data)
+        with pytest.raises(DamageError):
+            reader(path).checkpoints()
+        data[len(data) // 2] ^= 1
+        file.write_bytes(data)
+    reader(path).checkpoints()
+
+
+def test_what_is_compressed_with_a_dictionary_now_is_what_was_then(tmp_path):
+    make(tmp_path / "new", TRAINED)
+    now, then = expected(tmp_path / "new"), expected(GOLDEN_TRAINED)
+    if now.pop("zstd") == then.pop("zstd"):
+        assert objects(tmp_path / "new") == objects(GOLDEN_TRAINED)
+        assert rows(tmp_path / "new") == rows(shutil.copytree(GOLDEN_TRAINED, tmp_path / "golden"))
     assert now == then
 
 
