@@ -95,7 +95,7 @@ class GCSSaver(Connection, BaseCheckpointSaver[str]):
         credentials: Credentials for both services; the environment's if not given.
         serde: The serializer; LangGraph's `JsonPlusSerializer` if not given.
         stores: A pair of stores instead of Google's; `from_conn_string("file:///…")` passes the embedded ones.
-        options: See `langgraph_gcs_saver.options.Options`: `incremental`, `full_every`, `zstd_level`,
+        options: See `langgraph_gcs_saver.options.Options`: `incremental`, `full_every`, `zstd_level`, `dictionary`,
             `cache_max_bytes`, `inline_max_bytes`, `cipher`, `accept_clear`, `clear_metadata`, `verify`,
             `on_corruption`, `max_value_bytes`, `retention`, `ttl`, `writers`, `stop_on`, `objective`, `labels`,
             `timeout`, `max_threads`, `on_event`, `interceptors`.

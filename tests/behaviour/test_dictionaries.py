@@ -6,9 +6,13 @@ import re
 import pytest
 
 from langgraph_gcs_saver import GCSSaver
-from langgraph_gcs_saver.engine.effects import GetBlob
+from langgraph_gcs_saver.engine.effects import DeleteBlobs, GetBlob, PutBlob
+from langgraph_gcs_saver.engine.interceptors import Interceptor
+from langgraph_gcs_saver.engine.runner import run
 from langgraph_gcs_saver.errors import DamageError, InvalidOptionError, WrongKeyError
+from langgraph_gcs_saver.flows import dictionaries
 from langgraph_gcs_saver.format import keys
+from langgraph_gcs_saver.format.trained import train
 from tests.behaviour.api import cfg, checkpoint, cid, metadata, version
 from tests.incremental.eax import Eax
 from tests.kit.interceptors import Seen
@@ -242,3 +246,57 @@ def test_without_compression_it_has_no_effect(store, cipher, trained):
 def test_an_id_has_8_digits(wrong):
     with pytest.raises(InvalidOptionError, match=re.escape(repr(wrong))):
         GCSSaver.from_conn_string("memory:", dictionary=wrong)
+
+
+# Crashes
+
+
+class Crash(BaseException):
+    """Ends a call as a killed process does."""
+
+
+class Crashing(Interceptor):
+    """Crashes before or after the change with a number."""
+
+    def __init__(self, at, *, after):
+        self.at, self.after, self.changes = at, after, 0
+
+    def around(self, effect, perform):
+        is_due = isinstance(effect, (PutBlob, DeleteBlobs)) and self.changes == self.at
+        self.changes += isinstance(effect, (PutBlob, DeleteBlobs))
+        if is_due and not self.after:
+            raise Crash
+        found = perform(effect)
+        if is_due:
+            raise Crash
+        return found
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("lost", [1, 2])
+def test_a_crash_at_any_change_is_completed_by_the_next_call(tmp_path, lost, after):
+    """`keep` may find no object, a damaged one, or a missing one; a call that crashes makes none of them worse."""
+    dictionary = train([f"{SHARED[at : at + 99]} {at}".encode() for at in range(120)])
+    for at in range(4):
+        store = (tmp_path / f"{at}").as_uri()
+        crashing = Crashing(at, after=after)
+        with GCSSaver.from_conn_string(store) as saver:
+            run(dictionaries.keep(dictionary, saver._context), saver._backend)
+        raw = open_raw(store)
+        whole = raw.objects()
+        for name in keys.dictionary_blobs(dictionary.id)[:lost]:
+            raw.set_object(name, b"damaged")
+        with GCSSaver.from_conn_string(store, interceptors=[crashing]) as saver:
+            if at < 1 + lost:
+                with pytest.raises(Crash):
+                    run(dictionaries.keep(dictionary, saver._context), saver._backend)
+            else:
+                run(dictionaries.keep(dictionary, saver._context), saver._backend)
+                assert crashing.changes == 1 + lost
+            if lost == 1:
+                run(dictionaries.fetch((dictionary.id,), saver._context.codec), saver._backend)
+        with GCSSaver.from_conn_string(store) as saver:
+            run(dictionaries.keep(dictionary, saver._context), saver._backend)
+            assert list(saver.admin.verify()) == []
+        assert raw.objects() == whole
+        raw.close()
