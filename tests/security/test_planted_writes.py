@@ -127,7 +127,7 @@ def test_another_key_is_no_damage(make_saver, raw, own, cipher, size):
 
 def test_a_newer_version_wrote_it(make_saver, raw, own):
     make_saver(cipher=KEY).put_writes(cfg(1), [("v", "own")], "task")
-    raw.set_document(own, {**raw.documents()[own], "format": 2})
+    raw.set_document(own, {**raw.documents()[own], "format": 3})
     before = raw.documents()
     with pytest.raises(UnsupportedFormatError):
         make_saver(cipher=KEY).put_writes(cfg(1), [("v", "REAL")], "task")

@@ -54,9 +54,9 @@ def test_pending_writes_of_a_newer_version(make_saver, raw):
     with make_saver() as saver:
         fill(saver, BEFORE, "newer", AFTER)
     (name,) = [name for name in documents_of(raw, "newer") if f"/{keys.WRITES}/" in name]
-    raw.set_document(name, {**raw.documents()[name], "format": 2})
+    raw.set_document(name, {**raw.documents()[name], "format": 3})
     saver = make_saver()
-    with pytest.raises(UnsupportedFormatError, match=r"Pending writes .* have format 2"):
+    with pytest.raises(UnsupportedFormatError, match=r"Pending writes .* have format 3"):
         saver.get_tuple(cfg("newer"))
     found = [(one.config["configurable"]["thread_id"], number(one)) for one in saver.list(None)]
     expected = [(thread, n) for thread in (BEFORE, "newer", AFTER) for n in (3, 2, 1) if (thread, n) != ("newer", 3)]
