@@ -2,6 +2,7 @@
 
 import random
 import re
+import shutil
 
 import pytest
 
@@ -34,33 +35,40 @@ def read(saver, thread):
     return {number: saver.get_tuple(cfg(thread, n=number)) for number in (1, 2)}
 
 
-@pytest.fixture
-def store(tmp_path):
-    return (tmp_path / "store").as_uri()
-
-
-@pytest.fixture(params=[None, Eax("key")], ids=["clear", "encrypted"])
+@pytest.fixture(scope="module", params=[None, Eax("key")], ids=["clear", "encrypted"])
 def cipher(request):
     return request.param
 
 
-@pytest.fixture
-def trained(store, cipher):
-    """The id of the store's dictionary."""
-    with GCSSaver.from_conn_string(store, cipher=cipher, verify="off") as saver:
+@pytest.fixture(scope="module")
+def made(cipher, tmp_path_factory):
+    """A store, its dictionary's id, and the states of a thread that was written with the dictionary."""
+    path = tmp_path_factory.mktemp("made") / "store"
+    with GCSSaver.from_conn_string(path.as_uri(), cipher=cipher, verify="off") as saver:
         for n in range(60):
             put(saver, f"sample {n}")
         found = saver.admin.train(keep=True)
         assert found.dictionary is not None, found
         assert saver.admin.train(keep=True).dictionary == found.dictionary
-    return found.dictionary
+    with GCSSaver.from_conn_string(path.as_uri(), cipher=cipher, dictionary=found.dictionary) as saver:
+        states = {n: put(saver, "t", n) for n in (1, 2)}
+    return path, found.dictionary, states
 
 
 @pytest.fixture
-def written(store, cipher, trained):
-    """The states of a thread that was written with the dictionary."""
-    with GCSSaver.from_conn_string(store, cipher=cipher, dictionary=trained) as saver:
-        return {n: put(saver, "t", n) for n in (1, 2)}
+def store(made, tmp_path):
+    """A copy of that store."""
+    return shutil.copytree(made[0], tmp_path / "store").as_uri()
+
+
+@pytest.fixture
+def trained(made):
+    return made[1]
+
+
+@pytest.fixture
+def written(made):
+    return made[2]
 
 
 def documents(store, thread="t"):
@@ -102,9 +110,9 @@ def test_a_process_fetches_it_once(store, cipher, trained, written):
     assert fetched == [keys.dictionary_blobs(trained)[0]]
 
 
-def test_a_store_without_one_pays_no_request(store, cipher):
+def test_a_store_without_one_pays_no_request(cipher):
     seen = Seen()
-    with GCSSaver.from_conn_string(store, cipher=cipher, interceptors=[seen]) as saver:
+    with GCSSaver.from_conn_string("memory:", cipher=cipher, interceptors=[seen]) as saver:
         put(saver, "t", 1)
         saver.get_tuple(cfg("t"))
     assert not [one for one in seen.requests if isinstance(one, GetBlob)]
