@@ -26,7 +26,7 @@ def strike(number, frame):
 
 def state(n):
     """With a value for an object now and then, so that requests to Cloud Storage are struck as well."""
-    return {"n": n, "large": noise(20_000 if n % 4 == 0 else 20, n)}
+    return {"n": n, "large": noise(140_000 if n % 4 == 0 else 20, n)}
 
 
 def struck(call, after):

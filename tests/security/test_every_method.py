@@ -129,7 +129,7 @@ def marked(tmp_path: Path) -> str:
         for n in range(1, 7):
             state = {
                 "v": [MARK, noise(300, n)],
-                "large": [MARK, noise(20_000, n)],
+                "large": [MARK, noise(140_000, n)],
                 "w": Stored.of(0, ["m", MARK, [MARK]]),
             }
             put(saver, n, state, parent=n - 1 or None, metadata={"note": MARK, "run_id": "run"})

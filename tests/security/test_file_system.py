@@ -83,7 +83,7 @@ def documents(path):
 def store(path):
     """A store with a checkpoint whose value is an object."""
     with GCSSaver.from_conn_string(f"file://{path}") as saver:
-        put(saver, 1, {"v": noise(20_000)})
+        put(saver, 1, {"v": noise(140_000)})
     return path
 
 
@@ -241,7 +241,7 @@ def test_a_hard_link_in_place_of_an_object_is_not_carried_out(path, tmp_path, el
     """It looks like any file, but its content is no frame, which is visible without a key."""
     with GCSSaver.from_conn_string(f"file://{path}", cipher=cipher) as saver:
         for n in (1, 2):
-            put(saver, n, {"v": noise(20_000, n)}, parent=n - 1 or None)
+            put(saver, n, {"v": noise(140_000, n)}, parent=n - 1 or None)
         place, whole = sorted((path / "objects").rglob("*.zst"))
         place.unlink()
         for name in (place, place.with_name("v-0123456789ab.zst"), place.with_name("~manifest-0123456789ab.zst")):
@@ -332,7 +332,7 @@ def test_a_database_that_has_just_got_its_name(path, tmp_path):
         (tmp_path / "mine").unlink()
         part.unlink(missing_ok=True)
         os.link(path / "documents.sqlite3", part)
-        assert values(saver.get_tuple(cfg()))["v"] == noise(20_000)
+        assert values(saver.get_tuple(cfg()))["v"] == noise(140_000)
     assert not part.exists()
     assert (path / "documents.sqlite3.fedcba9876543210.part").exists()
     assert (path / "documents.sqlite3").stat().st_nlink == 1
@@ -546,10 +546,10 @@ def test_another_users_store(path, given):
         os.chown(path / given, 65534, -1)
     refused = pytest.raises(PermissionDeniedError, match=r"belongs to the user with the id 65534.*chown")
     with GCSSaver.from_conn_string(f"file://{path}") as saver, refused:
-        put(saver, 2, {"v": noise(20_000, 2)}, parent=1)
+        put(saver, 2, {"v": noise(140_000, 2)}, parent=1)
     os.chown(path / ("" if given == "link" else given), 0, -1, follow_symlinks=False)
     with GCSSaver.from_conn_string(f"file://{path}") as saver:
-        put(saver, 2, {"v": noise(20_000, 2)}, parent=1)
+        put(saver, 2, {"v": noise(140_000, 2)}, parent=1)
 
 
 # Read-only
@@ -578,7 +578,7 @@ def test_a_store_that_may_only_be_read(frozen):
     def use():
         target = Path(tempfile.mkdtemp())
         with GCSSaver.from_conn_string(f"file://{frozen}") as saver:
-            assert values(saver.get_tuple(cfg())) == {"v": noise(20_000)}
+            assert values(saver.get_tuple(cfg())) == {"v": noise(140_000)}
             assert len(list(saver.list(None))) == 1
             assert [one.thread_id for one in saver.admin.threads()] == ["t"]
             assert list(saver.admin.verify(depth="data")) == []

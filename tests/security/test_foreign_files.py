@@ -143,12 +143,12 @@ def test_a_file_with_fewer_pages_than_its_header_says(tmp_path):
     store, copy = tmp_path / "store", tmp_path / "copy"
     copy.mkdir(mode=0o700)
     with closing(LocalDocuments(store, timeout=PATIENCE)) as documents:
-        documents.commit(Commit(tuple(Create(f"c/{n}", {"v": noise(20_000, n)}) for n in range(9))))
+        documents.commit(Commit(tuple(Create(f"c/{n}", {"v": noise(140_000, n)}) for n in range(9))))
         shutil.copy(store / "documents.sqlite3-wal", copy)
     whole = (store / "documents.sqlite3").read_bytes()
     (copy / "documents.sqlite3").write_bytes(whole[: 4 * 4096])
     with closing(LocalDocuments(copy, timeout=PATIENCE)) as documents:
-        assert documents.get_docs(GetDocs(("c/8",)))["c/8"].fields == {"v": noise(20_000, 8)}
+        assert documents.get_docs(GetDocs(("c/8",)))["c/8"].fields == {"v": noise(140_000, 8)}
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc/locks is of Linux")
@@ -229,18 +229,18 @@ def test_objects_without_a_database(tmp_path, command):  # noqa: F811
     """A new database would make all of them orphans, which `collect` deletes."""
     store = tmp_path / "store"
     with GCSSaver.from_conn_string(store.as_uri()) as saver:
-        put(saver, 1, {"v": noise(20_000)})
+        put(saver, 1, {"v": noise(140_000)})
     (store / "documents.sqlite3").rename(tmp_path / "kept.sqlite3")
     before = tree(store)
     with GCSSaver.from_conn_string(store.as_uri()) as saver:
-        for call in (saver.admin.threads, lambda: put(saver, 2, {"v": noise(30_000)})):
+        for call in (saver.admin.threads, lambda: put(saver, 2, {"v": noise(140_000)})):
             with pytest.raises(StoreError, match=r"sqlite3 is missing, but \S*objects is not.*Restore"):
                 call()
     assert command("setup", "--store", store.as_uri()).code == StoreError.exit_code
     assert tree(store) == before
     (tmp_path / "kept.sqlite3").rename(store / "documents.sqlite3")
     with GCSSaver.from_conn_string(store.as_uri()) as saver:
-        assert values(saver.get_tuple(cfg())) == {"v": noise(20_000)}
+        assert values(saver.get_tuple(cfg())) == {"v": noise(140_000)}
 
 
 @embedded
@@ -251,8 +251,8 @@ def test_a_store_begins_among_other_files(tmp_path, command):  # noqa: F811
         (store / name).write_bytes(b"mine")
     assert command("setup", "--store", store.as_uri()).code == 0
     with GCSSaver.from_conn_string(store.as_uri()) as saver:
-        put(saver, 1, {"v": noise(20_000)})
-        assert values(saver.get_tuple(cfg())) == {"v": noise(20_000)}
+        put(saver, 1, {"v": noise(140_000)})
+        assert values(saver.get_tuple(cfg())) == {"v": noise(140_000)}
 
 
 def test_many_processes_begin_a_store_with_objects(tmp_path):
@@ -263,7 +263,7 @@ def test_many_processes_begin_a_store_with_objects(tmp_path):
         "from tests.system.build import noise, put\n"
         "sys.stdin.readline()\n"
         "with GCSSaver.from_conn_string(sys.argv[1]) as saver:\n"
-        "    put(saver, 1, {'v': noise(20_000)}, thread=sys.argv[2])\n"
+        "    put(saver, 1, {'v': noise(140_000)}, thread=sys.argv[2])\n"
     )
     store = tmp_path / "store"
     started = [
@@ -284,7 +284,7 @@ def test_many_threads_begin_a_store_with_objects(tmp_path):
         gate.wait(PATIENCE)
         try:
             with GCSSaver.from_conn_string(store.as_uri()) as saver:
-                put(saver, 1, {"v": noise(20_000)}, thread=str(number))
+                put(saver, 1, {"v": noise(140_000)}, thread=str(number))
         except StoreError as error:
             errors.append(error)
 

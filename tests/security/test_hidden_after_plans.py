@@ -34,8 +34,8 @@ def test_a_subgraph_stays_if_its_root_is_hidden(make_saver, raw):
     for n in (1, 2, 3):
         put(saver, 10 * n, {"v": n}, parent=10 * (n - 1) or None)
     called = {"ns": SUB, "metadata": {"parents": {"": cid(20)}}}
-    put(saver, 21, {"w": noise(90_000)}, **called)
-    put(saver, 22, {"w": noise(90_001)}, parent=21, **called)
+    put(saver, 21, {"w": noise(140_000)}, **called)
+    put(saver, 22, {"w": noise(140_001)}, parent=21, **called)
     (plan,) = saver.admin.plan_prune(["t"], strategy=KeepLast(2))
     hidden = raw.documents()[name_of(20)]
     raw.delete_document(name_of(20))
@@ -63,10 +63,10 @@ def test_what_was_hidden_after_a_plan_is_not_collected(make_saver, raw):
     """A fork and its pending writes look like orphans as soon as its document is hidden."""
     saver = make_saver()
     for n in (1, 2, 3):
-        put(saver, n, {"v": noise(100_000, n)}, parent=n - 1 or None)
-    put(saver, 4, {"v": noise(100_000, 4)}, parent=1)
+        put(saver, n, {"v": noise(140_000, n)}, parent=n - 1 or None)
+    put(saver, 4, {"v": noise(140_000, 4)}, parent=1)
     saver.put_writes(cfg(4), [("v", noise(300_000, 5).hex())], "task")
-    put(saver, 5, {"v": noise(100_000, 6)}, parent=3)
+    put(saver, 5, {"v": noise(140_000, 6)}, parent=3)
     name = orphan(raw)
     plan = collected(saver)
     assert set(plan.objects) == {name}
@@ -79,7 +79,7 @@ def test_what_was_hidden_after_a_plan_is_not_collected(make_saver, raw):
     raw.set_document(name_of(4), hidden)
     assert (set(done.objects), done.writes) == ({name}, ())
     found = make_saver().get_tuple(cfg(4))
-    assert values(found) == {"v": noise(100_000, 4)}
+    assert values(found) == {"v": noise(140_000, 4)}
     assert found.pending_writes == [("task", "v", noise(300_000, 5).hex())]
 
 
@@ -88,8 +88,8 @@ def test_frames_that_a_hidden_checkpoint_needs_stay(make_saver, raw, is_unfinish
     """A removed checkpoint's document stays for its frames, and for objects that a hidden checkpoint has too."""
     saver = make_saver()
     base = noise(2_000).hex()
-    put(saver, 1, {"a": base, "big": noise(100_000)})
-    fork = {"a": base, "big": noise(100_000)}
+    put(saver, 1, {"a": base, "big": noise(140_000)})
+    fork = {"a": base, "big": noise(140_000)}
     put(saver, 2, fork, parent=1, changed=[])
     put(saver, 3, {"c": 3}, parent=1)
     if is_unfinished:

@@ -73,7 +73,7 @@ def test_threads_and_namespaces_that_differ_in_case(uri):
     places = [(thread, ns) for thread in twins() for ns in ("", "node:1", "Node:1", "NODE:1")]
     with GCSSaver.from_conn_string(uri) as saver:
         for number, (thread, ns) in enumerate(places):
-            put(saver, 1, {"v": noise(9_000, number), "V": noise(9_000, -number)}, thread=thread, ns=ns)
+            put(saver, 1, {"v": noise(140_000, number), "V": noise(140_000, -number)}, thread=thread, ns=ns)
         assert list(saver.admin.verify(depth="data")) == []
         assert saver.admin.collect(orphan_age=timedelta(0)) == []
         gone, left = twins()
@@ -83,7 +83,7 @@ def test_threads_and_namespaces_that_differ_in_case(uri):
         for number, (thread, ns) in enumerate(places):
             found = saver.get_tuple(cfg(thread=thread, ns=ns))
             if thread == left:
-                assert values(found) == {"v": noise(9_000, number), "V": noise(9_000, -number)}
+                assert values(found) == {"v": noise(140_000, number), "V": noise(140_000, -number)}
             else:
                 assert found is None
 

@@ -38,7 +38,7 @@ def open_to_others(path):
 def filled(tmp_path):
     with GCSSaver.from_conn_string(f"file://{tmp_path}/above/Store") as saver:
         for n in (1, 2):
-            put(saver, n, {"v": noise(20_000, n), "Upper/Case " * 30: noise(20_000)}, parent=n - 1 or None)
+            put(saver, n, {"v": noise(140_000, n), "Upper/Case " * 30: noise(140_000)}, parent=n - 1 or None)
             saver.put_writes(cfg(n), [("v", noise(200_000))], "task")
         yield saver
 
@@ -51,7 +51,7 @@ class TestModes:
 
     def test_the_embedded_store_later(self, filled, tmp_path):
         filled.delete_thread("t")
-        put(filled, 1, {"v": noise(20_000)})
+        put(filled, 1, {"v": noise(140_000)})
         filled.close()
         assert open_to_others(tmp_path / "above") == set()
 
@@ -100,7 +100,7 @@ def test_modes_of_what_is_there_stay(tmp_path):
     for directory in ("objects", "tmp"):
         (store / directory).rmdir() if (store / directory).is_dir() else None
     with GCSSaver.from_conn_string(f"file://{store}") as saver:
-        put(saver, 2, {"v": noise(20_000)}, parent=1)
+        put(saver, 2, {"v": noise(140_000)}, parent=1)
     assert open_to_others(store) == {("store", "0o750"), ("store/documents.sqlite3", "0o640")}
     with closing(sqlite3.connect(store / "documents.sqlite3", timeout=PATIENCE)) as db:
         assert db.execute("SELECT count(*) FROM documents").fetchone()[0]

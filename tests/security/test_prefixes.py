@@ -34,7 +34,7 @@ def foreign():
 @pytest.fixture
 def filled(saver):
     for n in (1, 2, 3):
-        put(saver, n, {"v": noise(9_000, n)}, parent=n - 1 or None)
+        put(saver, n, {"v": noise(140_000, n)}, parent=n - 1 or None)
     blobs = saver._backend.blobs
     for name in foreign():
         blobs.put_blob(PutBlob(name, b"somebody else's"))
@@ -80,7 +80,7 @@ class TestNothingElse:
     def test_stats(self, filled):
         stats = filled.admin.stats()
         assert stats.objects == 3
-        assert stats.object_bytes < 3 * 10_000
+        assert stats.object_bytes < 3 * 150_000
 
     def test_copies(self, filled):
         filled.copy_thread("t", "copy")
@@ -100,12 +100,12 @@ class TestNothingElse:
         filled.delete_thread("t")
         with pytest.raises(StopIteration):
             next(filled.list(cfg()))
-        put(filled, 1, {"v": noise(9_000)})
-        assert values(filled.get_tuple(cfg())) == {"v": noise(9_000)}
+        put(filled, 1, {"v": noise(140_000)})
+        assert values(filled.get_tuple(cfg())) == {"v": noise(140_000)}
 
 
 def test_a_transfer_to_where_only_others_objects_are(saver, tmp_path):
-    put(saver, 1, {"v": noise(9_000)})
+    put(saver, 1, {"v": noise(140_000)})
     with GCSSaver.from_conn_string(f"file://{tmp_path}/other") as other:
         other._backend.blobs.put_blob(PutBlob(f"{FOLDER}notes.txt", b"somebody else's"))
         assert saver.admin.transfer_thread("t", other).objects == 1
@@ -125,7 +125,7 @@ def test_a_store_within_another_ones_thread(store_uri):
     """The prefix of one is a path below the other's thread: either deletes, counts and verifies its own only."""
     inner_uri = store_uri.replace("/agents?", f"/agents/{FOLDER}~?")
     with GCSSaver.from_conn_string(store_uri) as outer, GCSSaver.from_conn_string(inner_uri) as inner:
-        for one, data in ((outer, noise(9_000, 1)), (inner, noise(9_000, 2))):
+        for one, data in ((outer, noise(140_000, 1)), (inner, noise(140_000, 2))):
             put(one, 1, {"v": data})
         assert list(outer.admin.verify(depth="data")) == list(inner.admin.verify(depth="data")) == []
         assert (outer.admin.stats().objects, inner.admin.stats().objects) == (1, 1)
@@ -133,17 +133,17 @@ def test_a_store_within_another_ones_thread(store_uri):
         outer.delete_thread("t")
         assert list(inner.admin.verify(depth="data")) == []
         with GCSSaver.from_conn_string(inner_uri) as again:
-            assert values(again.get_tuple(cfg())) == {"v": noise(9_000, 2)}
-        put(outer, 1, {"v": noise(9_000, 3)})
+            assert values(again.get_tuple(cfg())) == {"v": noise(140_000, 2)}
+        put(outer, 1, {"v": noise(140_000, 3)})
         inner.delete_thread("t")
         with GCSSaver.from_conn_string(store_uri) as again:
-            assert values(again.get_tuple(cfg())) == {"v": noise(9_000, 3)}
+            assert values(again.get_tuple(cfg())) == {"v": noise(140_000, 3)}
 
 
 @pytest.mark.parametrize("folder", ["00-x", "01-a/lg_other/y", keys.thread_doc("t").rpartition("/")[2]])
 def test_documents_of_a_store_whose_root_lies_within_this_one(saver, folder):
     """A query of all threads finds them too: they are no thread's of this store."""
-    put(saver, 1, {"v": noise(9_000)})
+    put(saver, 1, {"v": noise(140_000)})
     with_others = {f"{keys.THREADS}/{folder}/{keys.checkpoint_doc(thread, '', cid(1))}" for thread in ("t", "u")}
     (mine,) = saver._backend.documents.query_docs(QueryDocs(keys.checkpoints("t")))
     for name in with_others:

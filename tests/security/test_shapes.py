@@ -65,7 +65,7 @@ def made(tmp_path_factory):
 def fill(saver, thread):
     """Three checkpoints with values in documents and in objects, incremental frames, and pending writes."""
     for n in (1, 2, 3):
-        state = {"log": [f"message {k} " * 9 for k in range(n + 2)], "large": noise(20_000, 1), "said": n}
+        state = {"log": [f"message {k} " * 9 for k in range(n + 2)], "large": noise(140_000, 1), "said": n}
         metadata = {
             "step": n - 2,
             "run_id": "run" if thread == "t" else f"run of {thread}",
