@@ -132,7 +132,7 @@ class Nowhere:
     objects: int = field(default=0)
 
     def get_docs(self, _: GetDocs) -> Docs:
-        return Docs({}, self.clock)
+        return Docs((), self.clock)
 
     def query_docs(self, _: QueryDocs) -> list[Doc]:
         return []
