@@ -245,11 +245,12 @@ class _Process:
             self._proofs.pop(proof, None)
 
     def raise_failed(self, thread: str | None) -> None:
-        """Raise the first failure of a thread, or of all threads, and forget it."""
-        for proof in self.all() if thread is None else self.of(thread):
-            # Of two calls at the same time, one finds it there.
-            if proof.error is not None and self._proofs.pop(proof, proof) is None:
-                raise proof.error
+        """Raise the first failure of a thread, or of all threads, and forget all of them: the log has them."""
+        failed = [proof for proof in (self.all() if thread is None else self.of(thread)) if proof.error is not None]
+        # Of two calls at the same time, one finds it there.
+        for error in [proof.error for proof in failed if self._proofs.pop(proof, proof) is None]:
+            if error is not None:
+                raise error
 
 
 def _to_durable(steps: Steps[Any]) -> Flow[Durable | None]:
