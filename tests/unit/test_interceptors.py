@@ -126,7 +126,7 @@ def test_the_effects_are_all_that_a_store_performs():
     requests = names(DocumentRequest) | names(BlobRequest)
     assert requests == set(KINDS)
     assert len(KINDS) == len(REQUESTS)
-    local = {"Gather", "Compute", "Now", "Pause", "Emit", "Ask", "On"}
+    local = {"Gather", "Compute", "Durable", "Now", "Pause", "Emit", "Ask", "On"}
     assert names(Effect) - requests == {*local, "DocumentRequest", "BlobRequest"}
 
 
