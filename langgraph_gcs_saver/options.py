@@ -28,7 +28,7 @@ Verify = Literal["readback", "pipelined", "checksum", "off"]
 BY_NAMESPACE = ("inline_max_bytes", "verify")
 """Options whose values may differ between the calls that store something in different namespaces."""
 
-_DICTIONARY = re.compile(r"[0-7][0-9a-f]{7}\Z")
+_ID_OF_DICTIONARY = re.compile(r"[0-7][0-9a-f]{7}\Z")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,7 +139,7 @@ class Options:
         self._check_int("inline_max_bytes", 0, 512 << 10)
         if self.zstd_level is not None:
             self._check_int("zstd_level", 1, 19)
-        if self.dictionary is not None and not _DICTIONARY.match(str(self.dictionary)):
+        if self.dictionary is not None and not _ID_OF_DICTIONARY.match(str(self.dictionary)):
             raise InvalidOptionError(
                 f"dictionary is {self.dictionary!r}; it must be the id of a trained dictionary: 8 digits, as "
                 "`langgraph-gcs train --keep` prints them."

@@ -44,7 +44,7 @@ _FIRST_ID = 32768
 _IDS = (1 << 31) - _FIRST_ID
 """The range of ids that RFC 8878, section 5, leaves to private use."""
 
-_NAME = re.compile(r"[0-7][0-9a-f]{7}\Z")
+_DICTIONARY_ID = re.compile(r"[0-7][0-9a-f]{7}\Z")
 
 _local = threading.local()
 
@@ -115,7 +115,7 @@ class Dictionaries:
 
 def is_id(value: object) -> bool:
     """Whether a value can be the id of a dictionary."""
-    return isinstance(value, str) and _NAME.match(value) is not None
+    return isinstance(value, str) and _DICTIONARY_ID.match(value) is not None
 
 
 def name_of(number: int) -> str:

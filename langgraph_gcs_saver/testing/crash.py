@@ -444,6 +444,8 @@ _WRITES = (
     "path",
 )
 _OBJECTS: Mapping[str, Any] = {"inline_max_bytes": 0}
+_HISTORY: Mapping[str, Any] = {"inline_max_bytes": 8 << 10}
+"""By default, the larger values of the standard history are objects."""
 _DELETION: Mapping[str, Any] = {"gone": (THREAD,), "is_atomic": False}
 
 
@@ -657,7 +659,7 @@ class _Driver:
         self.new_store = new_store
         self.operation = operation
         self.saver_class = saver_class
-        self.options = options
+        self.options = _HISTORY | options
         model = InMemorySaver()
         operation.history(model)
         self.before = contents(model)

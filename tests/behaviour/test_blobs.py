@@ -556,7 +556,7 @@ def test_blobs_move_and_go_with_their_thread(make_saver, raw, small, tmp_path, c
 def test_a_crash_before_or_after_any_request_leaves_no_part_of_a_blob(make_saver, raw, store_uri, small):
     """Whatever was left, the same call stores the blob, and collections delete the rest."""
     for stop in count():
-        with CrashingSaver.from_conn_string(store_uri) as saver:
+        with CrashingSaver.from_conn_string(store_uri, inline_max_bytes=8 << 10) as saver:
             saver.plan = Plan(stop)
             try:
                 saver.thread("t").blobs.put(small)

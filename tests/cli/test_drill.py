@@ -85,7 +85,7 @@ def test_what_it_shows(uri):
 def test_a_value_that_repair_brings_back(tmp_path):
     """A value that is at another checkpoint too is found there: the latest is exact in the end."""
     uri = f"file://{tmp_path}/one"
-    with GCSSaver.from_conn_string(uri, incremental=False) as saver:
+    with GCSSaver.from_conn_string(uri, incremental=False, inline_max_bytes=2000) as saver:
         put(saver, "t", 10)
         put(saver, "t", 21, 10)
         put(saver, "t", 22, 10)

@@ -42,7 +42,7 @@ def _objects(store: Path) -> dict[str, bytes]:
 def lost(tmp_path: Path) -> tuple[Path, dict[str, bytes]]:
     """A store with documents from an earlier time, and the objects that soft delete would still hold."""
     now, restored = tmp_path / "now", tmp_path / "restored"
-    with GCSSaver.from_conn_string(f"file://{now}") as saver:
+    with GCSSaver.from_conn_string(f"file://{now}", inline_max_bytes=8 << 10) as saver:
         before: Any = {}
         for number in range(1, 5):
             before = _checkpoint(saver, "1", number, before, _value(number))

@@ -168,7 +168,7 @@ def test_raw_reads_everything(new_store):
     from tests.system.raw import open_raw
 
     uri = new_store()
-    with CrashingSaver.from_conn_string(uri) as saver:
+    with CrashingSaver.from_conn_string(uri, inline_max_bytes=8 << 10) as saver:
         write_history(saver)
         raw = saver.raw()
     assert (raw.documents, raw.objects) == open_raw(uri).snapshot()

@@ -52,6 +52,9 @@ LANES = 8
 
 FOREVER = 1 << 40
 
+_LIMIT = {"inline_max_bytes": 8 << 10}
+"""Options by which the larger values of `large` are objects."""
+
 
 # Lanes: each has a proxy before each emulator, and a way past them
 
@@ -81,11 +84,11 @@ class Lane:
 
     def saver(self, kind=GCSSaver, **options):
         """A saver behind the proxies, with caches of its own."""
-        return kind(**self.ill, prefix="agents", **{"timeout": self.timeout, **options})
+        return kind(**self.ill, prefix="agents", **{"timeout": self.timeout, **_LIMIT, **options})
 
     def reader(self, kind=GCSSaver, **options):
         """A saver past the proxies, with caches of its own."""
-        return kind(**self.well, prefix="agents", **options)
+        return kind(**self.well, prefix="agents", **{**_LIMIT, **options})
 
     def stored_once(self, thread):
         """Whether this was asked before."""
@@ -545,7 +548,7 @@ def test_an_upload_that_is_unsafe_to_retry_is_caught(lane, monkeypatch):
     fault = Fault("upload", "lost")
     assert caught(lane, "put objects", fault) is None
 
-    def careless(self, effect, crc32c, timeout):
+    def careless(self, effect, timeout):
         blob = self._bucket().blob(self._prefix + effect.name)
         blob.upload_from_string(effect.data, if_generation_match=0, checksum=None, timeout=timeout, retry=None)
 

@@ -178,6 +178,8 @@ def test_a_run_waits_until_the_leases_of_a_crashed_restore_expire(tmp_path: Path
                 nonlocal taken
                 taken += 1
                 if taken == len(MEMBERS):
+                    yield from whole(self)
+                    saver.plan = Plan(0)  # It gives back no lease.
                     raise Crashed
                 return (yield from whole(self))
 

@@ -209,5 +209,6 @@ def test_flows_list_nothing_past_the_filter():
         "survey",  # one object, by its whole name
         "teams",  # one object, by its whole name
         "node_cache",  # by `is_cache_blob`
+        "dictionaries",  # by `dictionary_of`
         "all_threads",  # the next name of all, to skip what is no thread's folder
     }

@@ -183,7 +183,10 @@ def handle(saver: GCSSaver, raw: LocalRaw) -> None:
     for name, fields in claims.items():
         raw.set_document(name, fields)
     trip = sagas.Saga(keys.saga_doc("t", "trip"), "t", "trip", "stuck", 1, 60.0, "digits", target="before payment")
-    raw.set_document(trip.document, sagas.fields_of(trip, saver._context.codec))
+    fields = sagas.fields_of(trip, saver._context.codec)
+    raw.set_document(trip.document, fields)
+    note = sagas.note(trip.document, fields)
+    raw.set_document(note.name, note.fields)
     make_team(saver, raw)
     thread.blobs.put(b"content of a blob")
     FirestoreCache(saver).set({(("node",), "key"): ([1, {"a": None}], None)})
