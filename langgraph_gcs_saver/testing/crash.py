@@ -659,7 +659,7 @@ class _Driver:
         self.new_store = new_store
         self.operation = operation
         self.saver_class = saver_class
-        self.options = _HISTORY | options
+        self.options = {**_HISTORY, **options}
         model = InMemorySaver()
         operation.history(model)
         self.before = contents(model)
