@@ -99,6 +99,12 @@ def test_pruning_in_many_commits(new_store, monkeypatch, name):
     assert len(parts) > 2
 
 
+@pytest.mark.parametrize("name", ["put with objects", "aput", "put_writes with objects"])
+def test_a_call_whose_proof_trails(new_store, name):
+    """It has returned before a crash in its proof, so what it stored must be there then."""
+    crash(new_store, BY_NAME[name], verify="pipelined")
+
+
 @pytest.mark.parametrize("verify", ["readback", pytest.param("off", marks=pytest.mark.soak)])
 def test_a_put_whose_frames_are_made_while_they_are_uploaded(new_store, monkeypatch, verify):
     monkeypatch.setattr(large, "LARGE_BYTES", 1000)
