@@ -195,6 +195,7 @@ class _Attempts:
         seen: The parent as last seen, whether or not the manifest inherits from it.
         sibling: The parent's other child that was reported.
         mismatches: How often something did not read back as it was written.
+        misread: The object of the last proof that did not.
         is_new: Whether the thread may not exist yet, as far as this process knows.
         companions: What rides in the commit.
         beside: The documents of `Put.beside`, as last seen.
@@ -212,6 +213,7 @@ class _Attempts:
         self.seen: Head | None = None
         self.sibling: str | None = None
         self.mismatches = 0
+        self.misread: str | None = None
         self.beside: Docs | None = None
         thread = keys.thread_doc(request.thread_id)
         is_noted = context.noted.get(thread) is not None or context.noted.get(f"{thread}!") is not None
@@ -638,7 +640,8 @@ class _Attempts:
         """Whether the document and its objects read back as they were written. If they do not, they are withdrawn.
 
         Everything that `put` reads back is read here, in one round after the commit. An object was uploaded with its
-        checksum, so the service has confirmed it before the document named it.
+        checksum, so the service has confirmed it before the document named it. A document that has changed since the
+        commit stays, because a child may build on it. The next try gives it new content, and keeps its frames.
         """
         if not self.context.reads_back:
             return True
@@ -657,9 +660,9 @@ class _Attempts:
             # Children may build on the former content, so it is restored. Holds may have come or gone since.
             content = {key: value for key, value in former.fields.items() if key != HOLDS}
             gone = tuple(sorted(found.fields.keys() - {*content, HOLDS}))
-            withdrawn.append(Merge(name, content, remove=gone, update_time=found.update_time))
+            withdrawn.append(Merge(name, content, remove=gone, update_time=times[0]))
         elif found is not None:
-            withdrawn.append(Delete(name, update_time=found.update_time))
+            withdrawn.append(Delete(name, update_time=times[0]))
         done: tuple[int, ...] | None = None
         undo = self._undo_note(times[1:], thread)
         if undo is not None:
@@ -669,9 +672,10 @@ class _Attempts:
             # Otherwise another checkpoint was stored, and the note about a child or a root is true.
         if done is None and withdrawn:
             done = yield from Commit(tuple(withdrawn))
-        if done is not None and found is not None and found.update_time == times[0]:
+        if done is not None and found is not None:
             yield from discard(layout.uploads)  # A child that has inherited them would have changed the document.
-        yield from self._count_mismatch(wrong[0] if wrong else name)
+        self.misread = wrong[0] if wrong else None
+        yield from self._count_mismatch(self.misread or name)
         return False
 
     def _was_deleted(self) -> Flow[bool]:
@@ -775,7 +779,7 @@ class _Attempts:
         wrong = yield from self._damaged_frames(own, stored, plan, layout)
         if wrong is not None:
             # The frames that this call, whose answer was lost, or an earlier call has written are damaged.
-            if self.context.reads_back:
+            if self.context.reads_back and wrong != self.misread:
                 yield from self._count_mismatch(wrong)
             return False
         self.context.remember(Head.of(stored, own))

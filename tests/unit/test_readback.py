@@ -224,6 +224,23 @@ def test_the_objects_that_a_child_has_inherited_stay(model, context, parent):
     assert inherited <= set(model.blobs)
 
 
+def test_a_checkpoint_on_which_a_child_builds_is_not_withdrawn(model, context, parent):
+    """Another process has seen it before its proof. The child has values of the document, and not of the object."""
+
+    def after(effect, result):
+        if stores(effect, 2):
+            model.spoil(asked(model, PutBlob)[-1].name, flipped)
+            if len(asked(model, PutBlob)) == 1:
+                child_values = {"a": "other", "small": "kept" * 100}
+                put_aside(model, make_context(), 3, 2, child_values, fresh=["a"], versions={"a": v(3), "small": v(2)})
+
+    model.after = after
+    with pytest.raises(CheckpointVerificationError):
+        put(model, context, 2, 1, {"a": BIG, "small": "kept" * 100})
+    assert [number for _, number in failures(model)] == [1, 2, 3]
+    assert read(model, 3) == {"a": "other", "small": "kept" * 100}
+
+
 def test_every_kind_of_object_is_read_back(model, context):
     """Frames of one channel, of many, and manifests."""
     rng = random.Random(3)
