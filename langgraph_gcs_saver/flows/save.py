@@ -237,26 +237,16 @@ class _Attempts:
             thread = yield from self._guard(layout)
             checks = yield from self._respect_lease(thread)
             beside = (*checks, *(yield from self.companions.writes()))
-            if layout.uploads:
-                started = yield from Now()
-                wrong = yield from upload(layout.uploads, reads_back=self.context.reads_back)
-                if wrong is not None:
-                    if wrong.is_missing and (yield from is_being_deleted(request.thread_id)):
-                        if (yield from self._look_again(plan, layout, thread)):
-                            return Stored(number, is_new=False, channels=plan.channels, beside=self.beside)
-                    else:
-                        yield from self._count_mismatch(wrong.name)
-                    continue
-                if (yield from Now()) - started > ATTEMPT_DEADLINE_SECONDS:
-                    yield from discard(layout.uploads)
-                    if (yield from self._look_again(plan, layout, thread)):
-                        return Stored(number, is_new=False, channels=plan.channels, beside=self.beside)
-                    continue
-            writes = self._writes(plan, layout, thread)
-            times = yield from self._commit((*writes, *beside))
+            times: tuple[int, ...] | None = None
+            is_uploaded = yield from upload_in_time(layout.uploads)
+            if is_uploaded and layout.pieces:
+                plan, is_uploaded = yield from self._describe(layout)
+            if is_uploaded:
+                writes = self._writes(plan, layout, thread)
+                times = yield from self._commit((*writes, *beside))
             if times is not None:
                 yield from self._let_trail(self._stored(number, plan, layout, times[0]))
-            if times is not None and (yield from self._reads_back(layout, times, thread)):
+            if times is not None and (yield from self._prove(layout, times, thread)):
                 self._remember(plan, writes, times)
                 yield from self._report_fork()
                 if self.own is None:
@@ -428,7 +418,13 @@ class _Attempts:
 
     def _encode_now(self, earlier: Mapping[str, Earlier | None]) -> dict[str, Encoded]:
         context = self.context
-        full = partial(large.encode, codec=context.codec, most=context.inline_max_bytes, hashed=context.reads_back)
+        full = partial(
+            large.encode,
+            codec=context.codec,
+            most=context.inline_max_bytes,
+            hashed=context.reads_back,
+            trained=True,
+        )
         return {
             channel: chains.encode(
                 self.request.values[channel](), before, context.codec, context.full_every, self.request.now, full=full
@@ -460,8 +456,15 @@ class _Attempts:
         packed = len(layout.inner) + sum(len(frame) for _, frame in small) > manifest.INNER_BYTES
         shared = bytearray(b"" if packed else layout.inner)
         for channel, frame in small:
-            value, stored = self.encoded[channel], len(frame)
-            place = FrameRef(value.k, stored, at=len(shared), attempt=attempt if packed else None, packed=packed)
+            value = self.encoded[channel]
+            place = FrameRef(
+                value.k,
+                len(frame),
+                at=len(shared),
+                attempt=attempt if packed else None,
+                packed=packed,
+                format=value.format,
+            )
             layout.channels[channel] = self._ref(channel, value, place)
             shared += frame
         if not packed:
@@ -473,7 +476,7 @@ class _Attempts:
     def _place(self, layout: _Layout, channel: str, upload: PutBlob, attempt: str) -> None:
         """Refer to an object of a channel's own. The size and checksum of pieces are known once they are uploaded."""
         value = self.encoded[channel]
-        place = FrameRef(value.k, upload.size, attempt=attempt, crc32c=upload.crc32c())
+        place = FrameRef(value.k, upload.size, attempt=attempt, crc32c=upload.crc32c(), format=value.format)
         layout.channels[channel] = self._ref(channel, value, place)
 
     def _own_frames(self) -> bytes:
@@ -527,7 +530,7 @@ class _Attempts:
             found.update(self.head.manifest.dictionaries)
         return tuple(sorted(found))
 
-    def _write_body(self, plan: Manifest, layout: _Layout) -> None:
+    def _write_body(self, plan: Manifest, layout: _Layout) -> Flow[None]:
         """Make the manifest's bytes for the document. A manifest that is too large is uploaded and leaves a stub."""
         room = manifest.PAYLOAD_BYTES - len(layout.inner) - filters.size(self.request.index)
         encode = partial(encode_manifest, plan, room, self.context)

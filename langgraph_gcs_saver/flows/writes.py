@@ -47,6 +47,7 @@ from langgraph_gcs_saver.flows.stored import Stored
 from langgraph_gcs_saver.flows.threads import Guard, guard
 from langgraph_gcs_saver.format import frames, keys
 from langgraph_gcs_saver.format.frames import Codec, DictionaryNeeded, FrameError
+from langgraph_gcs_saver.format.large import LARGE_BYTES
 from langgraph_gcs_saver.format.manifest import FORMAT, NEWEST_FORMAT, DamagedError, Serialized, Stub, stub_of
 from langgraph_gcs_saver.format.seals import SEAL_BYTES, seal
 from langgraph_gcs_saver.records import record
@@ -171,8 +172,7 @@ def put_writes(request: PutWrites, context: Context) -> Flow[Stored]:
             stored = Stored(number, is_new=True, channels={}, inline_bytes=inline, uploads=uploads)
             if context.trails:
                 yield from Durable(stored, size)
-            made = times[len(beside)] if created else None
-            wrong = (yield from _withdraw_damaged(records, made, companions)) if context.reads_back else None
+            wrong = (yield from _prove(records, companions)) if context.reads_back else None
             if wrong is None:
                 return stored
             mismatches = yield from _count_mismatch(request, wrong, mismatches)
@@ -277,17 +277,7 @@ def _prove(records: Sequence[_Record], companions: Companions) -> Flow[str | Non
         thread = (yield from GetDocs((name,), mask=("deleting",))).get(name)
         if thread is None or "deleting" in thread.fields:
             return None  # The writes were stored, and the thread has been deleted since.
-    for one in records:
-        doc = docs.get(one.doc)
-        stored = None if doc is None else doc.fields.get(one.field)
-        # A field that another call has written since is as good, if it is whole.
-        if (
-            doc is None
-            or doc.fields.get("format") != one.format
-            or not isinstance(stored, bytes)
-            or not (stored == one.data or _is_sealed(one.doc, one.field, stored))
-        ):
-            damaged.setdefault(one.doc, set()).add(one.field)
+    damaged = [one for one in records if not _is_stored(one, docs.get(one.doc), misread)]
     if not damaged:
         return None
     withdrawn: list[Write] = [*companions.withdrawals()]
@@ -309,7 +299,7 @@ def _prove(records: Sequence[_Record], companions: Companions) -> Flow[str | Non
 def _is_stored(one: _Record, doc: Doc | None, misread: Sequence[str]) -> bool:
     """Whether a field reads back whole, with its object. One that another call has written since is as good."""
     stored = None if doc is None else doc.fields.get(one.field)
-    if doc is None or doc.fields.get("format") != FORMAT or not isinstance(stored, bytes):
+    if doc is None or doc.fields.get("format") != one.format or not isinstance(stored, bytes):
         return False
     if stored == one.data:
         return one.upload is None or one.upload.name not in misread
@@ -369,16 +359,19 @@ def _record(request: PutWrites, context: Context, doc: str, writes: Sequence[Pen
             f"Task {request.task_id!r} has {len(writes):,} writes for checkpoint {request.checkpoint_id!r} of thread "
             f"{request.thread_id!r}. {error} Nothing was stored."
         ) from None
-    # Special writes share a document that states one format, so they have no trained dictionary.
-    stored = context.codec.encode_envelope(plain, (doc, field), trained=idx >= 0)
-    upload = None
-    if len(stored) > INLINE_BYTES or len(plain) > frames.ENVELOPE_MAX_BYTES or not context.inline_max_bytes:
+    values = [write.value.data for write in writes]
+    stored, upload = b"", None
+    if sum(map(len, values)) < LARGE_BYTES and context.inline_max_bytes:
+        # Special writes share a document that states one format, so they have no trained dictionary.
+        stored = context.codec.encode_envelope(head + b"".join(values), (doc, field), trained=idx >= 0)
+    if not stored or len(stored) > INLINE_BYTES:
         attempt = context.new_attempt()
         stub, data = make_stub(head, attempt, context.codec, *values)
         blob = keys.blob(request.thread_id, request.ns, request.checkpoint_id, keys.WRITES_BLOB, attempt)
         upload = context.upload(blob, data)
         stored = context.codec.encode_envelope(frames.envelope(stub.head()), (doc, field))
-    version = NEWEST_FORMAT if idx >= 0 and context.codec.needs_dictionary(stored) else FORMAT
+    is_trained = idx >= 0 and context.codec.writing is not None and context.codec.needs_dictionary(stored)
+    version = NEWEST_FORMAT if is_trained else FORMAT
     return _Record(idx, doc, field, seal((doc, field), stored) + stored, upload, version)
 
 

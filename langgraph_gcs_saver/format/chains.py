@@ -11,6 +11,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Sequence
 from datetime import timedelta
+from functools import partial
 
 from langgraph_gcs_saver.engine.pieces import Pieces
 from langgraph_gcs_saver.format.blobs import digests_in
@@ -111,13 +112,14 @@ def encode(
         index = _choose(earlier)
     if earlier is not None and index is not None:
         base = earlier.values[index]
-        if base is not None and resembles(value.data, base.data):
-            frame = codec.encode(value.data, base.data)
-            links = earlier.links[: index + 1]
-            if _pays(links, frame, size):
-                return Encoded(value.type, digested, frame, links, earlier.links[-1].k + 1, listed)
-    frame = codec.encode(value.data, trained=True) if value.data else b""
-    return Encoded(value.type, digested, frame, (), 0, listed)
+        links = earlier.links[: index + 1]
+        increment = None if base is None else codec.increment(value.data, base.data)
+        if increment is not None and _may_pay(links, increment.new_bytes, size):
+            frame, k = codec.encode_increment(increment), earlier.links[-1].k + 1
+            if _pays(links, len(frame), size):
+                return Encoded(value.type, digested, frame, links, k, listed, increment.format)
+    whole = (full or partial(codec.encode, trained=True))(value.data) if value.data else b""
+    return Encoded(value.type, digested, whole, (), 0, listed)
 
 
 def _is_due(earlier: Earlier, full_every: int | timedelta | None, now: float) -> bool:
@@ -167,5 +169,5 @@ def _may_pay(links: tuple[FrameRef, ...], new_bytes: int, size: int) -> bool:
 def _pays(links: tuple[FrameRef, ...], frame: int, size: int) -> bool:
     base = links[0]
     full = base.stored * size / (base.size or 1)  # an estimate: compressing the value again would cost what it saves
-    increments = sum(link.stored for link in links[1:]) + len(frame)
-    return len(frame) <= _WORTH * full and base.stored + increments <= _READ * full
+    increments = sum(link.stored for link in links[1:]) + frame
+    return frame <= _WORTH * full and base.stored + increments <= _READ * full

@@ -228,7 +228,23 @@ class Codec:
         self.refuse_large(len(plain), least)
         if base is None or self.level is None:
             return self._encrypt(self._full(plain, trained=trained))
-        return self._encrypt(_increment(plain, base, self.level))
+        return self._encrypt(Increment.of(plain, base).encode(self.level))
+
+    def increment(self, plain: bytes, base: bytes) -> Increment | None:
+        """The change from `base` to `plain`; `None` if a full frame is better, judged without making one.
+
+        Raises:
+            ValueTooLargeError: `plain` is larger than `max_bytes`.
+        """
+        self.refuse_large(len(plain))
+        if self.level is None:
+            return None
+        found = Increment.of(plain, base)
+        return found if found.is_worth_its_time() else None
+
+    def encode_increment(self, increment: Increment) -> bytes:
+        """Make the incremental frame of a value. The codec must compress."""
+        return self._encrypt(increment.encode(self.level or 0))
 
     def encode_envelope(self, plain: bytes, place: Place, *, trained: bool = False) -> bytes:
         """Make the frame of an envelope in a document; with a cipher, bind it to its place.

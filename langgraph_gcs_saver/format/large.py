@@ -23,15 +23,19 @@ _SLICE_BYTES = 128 << 10
 
 
 @overload
-def encode(*parts: bytes, codec: Codec, most: None = None, hashed: bool = False, least: int = 0) -> bytes: ...
+def encode(
+    *parts: bytes, codec: Codec, most: None = None, hashed: bool = False, least: int = 0, trained: bool = False
+) -> bytes: ...
 
 
 @overload
-def encode(*parts: bytes, codec: Codec, most: int, hashed: bool = False, least: int = 0) -> bytes | Pieces: ...
+def encode(
+    *parts: bytes, codec: Codec, most: int, hashed: bool = False, least: int = 0, trained: bool = False
+) -> bytes | Pieces: ...
 
 
 def encode(
-    *parts: bytes, codec: Codec, most: int | None = None, hashed: bool = False, least: int = 0
+    *parts: bytes, codec: Codec, most: int | None = None, hashed: bool = False, least: int = 0, trained: bool = False
 ) -> bytes | Pieces:
     """Make a full frame, in pieces if it is large.
 
@@ -43,6 +47,7 @@ def encode(
         most: The size of the largest frame that the caller needs as a whole, in bytes; `None` for any.
         hashed: Whether to compute the sha256 of a frame in pieces.
         least: Bytes that the value may have even if the codec's `max_bytes` is lower.
+        trained: Whether a small value has the trained dictionary, as `Codec.encode` does it.
 
     Raises:
         ValueTooLargeError: The value is larger than the codec's `max_bytes`.
@@ -50,7 +55,7 @@ def encode(
     size = sum(map(len, parts))
     codec.refuse_large(size, least)
     if size < LARGE_BYTES or codec.level is None or codec.cipher is not None:
-        return codec.encode(b"".join(parts), least=least)
+        return codec.encode(b"".join(parts), least=least, trained=trained)
     make = partial(_compressed, parts, size, codec.level)
     begun = io.BytesIO()
     for piece in make():
