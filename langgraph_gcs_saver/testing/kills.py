@@ -42,6 +42,7 @@ from langgraph.graph import END, START, StateGraph
 from langgraph.graph.state import CompiledStateGraph
 
 from langgraph_gcs_saver.events import Event
+from langgraph_gcs_saver.options import Verify
 from langgraph_gcs_saver.records import record
 from langgraph_gcs_saver.saver.checkpointer import GCSSaver
 from langgraph_gcs_saver.testing import PATIENCE
@@ -220,6 +221,7 @@ class Run:
         steps: Rounds of the graph.
         ledger: The file that says what was acknowledged.
         is_async: Whether to run with `ainvoke`.
+        verify: The saver's option `verify`.
     """
 
     uri: str
@@ -227,6 +229,7 @@ class Run:
     steps: int
     ledger: Path
     is_async: bool
+    verify: Verify = "readback"
 
 
 def run_graph(order: Run, pipe: Connection) -> None:
@@ -234,7 +237,7 @@ def run_graph(order: Run, pipe: Connection) -> None:
     config: RunnableConfig = {"configurable": {"thread_id": order.thread_id}, "recursion_limit": 10 * order.steps}
     descriptor = os.open(order.ledger, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     try:
-        with Acknowledging.from_conn_string(order.uri) as saver:
+        with Acknowledging.from_conn_string(order.uri, verify=order.verify) as saver:
             saver.ledger = descriptor
             graph = build(order.steps, saver)
             is_begun = graph.get_state(config).created_at is not None
@@ -287,7 +290,9 @@ class Report:
         )
 
 
-def kill_at_random(uri: str, *, kills: int = 10, steps: int = STEPS, seed: int = 0) -> Report:
+def kill_at_random(
+    uri: str, *, kills: int = 10, steps: int = STEPS, seed: int = 0, verify: Verify = "readback"
+) -> Report:
     """Run the graph on a store, thread after thread, in processes that are killed `kills` times.
 
     Args:
@@ -295,12 +300,14 @@ def kill_at_random(uri: str, *, kills: int = 10, steps: int = STEPS, seed: int =
         kills: How many kills. Each comes after up to a third of what a run acknowledges.
         steps: Rounds of the graph.
         seed: Seed of the moments, and of the choice between `invoke` and `ainvoke`.
+        verify: The option `verify` of the savers that are killed.
 
     Raises:
         KillTestError: Something that was acknowledged is not stored, or a graph did not finish in the right state.
     """
     with tempfile.TemporaryDirectory(prefix="langgraph-gcs-kills-") as folder:
-        killer = _Killer(uri, steps, Path(folder), random.Random(seed))  # noqa: S311 - a seed repeats the moments
+        chance = random.Random(seed)  # noqa: S311 - a seed repeats the moments
+        killer = _Killer(uri, steps, Path(folder), chance, verify)
         killer.finish_undisturbed()
         while killer.report.kills < kills:
             killer.kill()
@@ -312,11 +319,12 @@ def kill_at_random(uri: str, *, kills: int = 10, steps: int = STEPS, seed: int =
 class _Killer:
     """Runs the graph in processes that are killed, on one thread after another."""
 
-    def __init__(self, uri: str, steps: int, folder: Path, chance: random.Random) -> None:
+    def __init__(self, uri: str, steps: int, folder: Path, chance: random.Random, verify: Verify = "readback") -> None:
         self.uri = uri
         self.steps = steps
         self.folder = folder
         self.chance = chance
+        self.verify = verify
         self.report = Report()
         self.name = f"kills {uuid.uuid4().hex}"
         self.pace = 0.0
@@ -356,7 +364,7 @@ class _Killer:
     def _run(self, lines: int | None) -> bool:
         """Run the thread's graph, and kill it soon after this many more lines. Returns whether it finished."""
         is_async = self.chance.random() < 0.5
-        order = Run(self.uri, self.thread_id, self.steps, self.ledger, is_async)
+        order = Run(self.uri, self.thread_id, self.steps, self.ledger, is_async, self.verify)
         with process(run_graph, order) as (child, pipe):
             if not pipe.poll(PATIENCE):
                 raise self._error(f"the graph did not start in {PATIENCE:g} seconds")

@@ -4,18 +4,20 @@ import os
 import random
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
+from langgraph_gcs_saver.engine.interceptors import Interceptor
 from langgraph_gcs_saver.testing import kills
 from langgraph_gcs_saver.testing.kills import KillTestError, kill_at_random
 from tests.patience import PATIENCE, eventually
 from tests.system.raw import open_raw
 
 
-def check(uri, number, seed):
-    report = kill_at_random(uri, kills=number, seed=seed)
+def check(uri, number, seed, verify="readback"):
+    report = kill_at_random(uri, kills=number, seed=seed, verify=verify)
     assert report.kills == number
     # The kills did hit the graph at work, and it was done with after them.
     assert report.midway >= number // 2
@@ -29,9 +31,53 @@ def test_ten_kills(store_uri):
     check(store_uri, 10, seed=1)
 
 
+@pytest.mark.parametrize("store_uri", ["local"], indirect=True)
+def test_kills_while_proofs_trail(store_uri):
+    """What a call has stored is there, although its process was killed before the proof."""
+    check(store_uri, 4, seed=3, verify="pipelined")
+
+
+class NoProofs(Interceptor):
+    """Holds trailing proofs back for ever, and says through a pipe that the first one has begun."""
+
+    def __init__(self, pipe):
+        self.pipe = pipe
+
+    def around(self, effect, perform):
+        if threading.current_thread().name.startswith("langgraph-gcs-proofs"):
+            self.pipe.send("proving")
+            self.pipe.recv()  # until it is killed
+        return perform(effect)
+
+
+def run_without_proofs(order, pipe):
+    class Unproven(kills.Acknowledging):
+        @classmethod
+        def from_conn_string(cls, conn_string, **options):
+            return super().from_conn_string(conn_string, interceptors=[NoProofs(pipe)], **options)
+
+    kills.Acknowledging = Unproven
+    kills.run_graph(order, pipe)
+
+
+def test_a_kill_before_the_first_proof(tmp_path):
+    killer = kills._Killer(f"file://{tmp_path}/store", 4, tmp_path, random.Random(1), "pipelined")
+    order = kills.Run(killer.uri, killer.thread_id, 4, killer.ledger, is_async=False, verify="pipelined")
+    with kills.process(run_without_proofs, order) as (child, pipe):
+        assert [pipe.recv(), pipe.recv()] == ["started", "proving"]
+        eventually(killer._lines)  # The call returns.
+        child.kill()
+        child.join()
+    assert killer._lines()
+    killer._check(0)
+    killer.finish_undisturbed()
+    assert killer.report.threads == 1
+
+
 @pytest.mark.soak
-def test_a_hundred_kills(store_uri):
-    check(store_uri, 100, seed=2)
+@pytest.mark.parametrize("verify", ["readback", "pipelined"])
+def test_a_hundred_kills(store_uri, verify):
+    check(store_uri, 100, seed=2, verify=verify)
 
 
 def test_the_command(tmp_path):
