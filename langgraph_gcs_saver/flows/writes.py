@@ -172,7 +172,7 @@ def put_writes(request: PutWrites, context: Context) -> Flow[Stored]:
             stored = Stored(number, is_new=True, channels={}, inline_bytes=inline, uploads=uploads)
             if context.trails:
                 yield from Durable(stored, size)
-            wrong = (yield from _prove(records, companions)) if context.reads_back else None
+            wrong = (yield from _prove(records, companions, is_rest=bool(beside))) if context.reads_back else None
             if wrong is None:
                 return stored
             mismatches = yield from _count_mismatch(request, wrong, mismatches)
@@ -262,10 +262,11 @@ def _rest(request: PutWrites, earlier: Doc) -> tuple[list[Write], Sequence[Pendi
     return beside, [write for write in request.writes if write.idx < 0]
 
 
-def _prove(records: Sequence[_Record], companions: Companions) -> Flow[str | None]:
+def _prove(records: Sequence[_Record], companions: Companions, *, is_rest: bool) -> Flow[str | None]:
     """Read back what was committed, and its objects. If anything differs, withdraw all writes of the call.
 
-    Half of a call would look like a finished task. A document that has writes of other calls keeps those.
+    Half of a call would look like a finished task. A document that has writes of other calls keeps those. The rest of
+    an earlier call is not withdrawn, because its regular writes would stay. The next try replaces it.
 
     Returns:
         `None`, or the name of a document or an object that differs.
@@ -282,7 +283,7 @@ def _prove(records: Sequence[_Record], companions: Companions) -> Flow[str | Non
         return None
     withdrawn: list[Write] = [*companions.withdrawals()]
     orphans: list[PutBlob] = []
-    for name, doc in docs.items():
+    for name, doc in () if is_rest else docs.items():
         own = [one for one in records if one.doc == name and (one in damaged or doc.fields.get(one.field) == one.data)]
         gone = {one.field for one in own}
         if not doc.fields.keys() - gone - {"format"}:

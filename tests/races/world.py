@@ -17,11 +17,13 @@ import random
 from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
+from types import SimpleNamespace
 from typing import Any, Literal
 
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
 from langgraph_gcs_saver.engine.effects import (
+    Ask,
     Commit,
     Compute,
     CopyBlob,
@@ -29,6 +31,7 @@ from langgraph_gcs_saver.engine.effects import (
     DeleteBlobs,
     Doc,
     Docs,
+    Durable,
     Effect,
     Emit,
     Flow,
@@ -43,6 +46,7 @@ from langgraph_gcs_saver.engine.effects import (
     PutBlob,
     QueryDocs,
 )
+from langgraph_gcs_saver.engine.steps import Steps
 from langgraph_gcs_saver.errors import StoreUnavailableError
 from langgraph_gcs_saver.events import CheckpointDamaged, CheckpointRecovered, CheckpointSkipped, ParentForked
 from langgraph_gcs_saver.flows import load, save, threads
@@ -56,6 +60,7 @@ from langgraph_gcs_saver.format.frames import Codec
 from langgraph_gcs_saver.format.manifest import DocumentKind, kind_of
 from langgraph_gcs_saver.format.serialization import loads
 from langgraph_gcs_saver.saver import arguments
+from langgraph_gcs_saver.saver.trailing import Trailing, _Proof, _to_end
 from langgraph_gcs_saver.stores import memory, rows
 from langgraph_gcs_saver.stores.memory import MemoryBlobs
 from langgraph_gcs_saver.stores.values import to_map
@@ -224,7 +229,7 @@ def play(flow: Flow[Any], world: World, seen: list[Effect[Any]] | None = None) -
                 for one in effect.effects:
                     answer, world = world.perform(one, next(_stamps))
                     value += (answer,)
-            elif isinstance(effect, (Compute, Emit, Now, Pause)):
+            elif isinstance(effect, (Compute, Durable, Emit, Now, Pause)):
                 value = _perform_locally(effect, 0.0)
             else:
                 value, world = world.perform(effect, next(_stamps))
@@ -311,6 +316,8 @@ class Process:
         inline: Largest frame that it stores in a document.
         companions: What rides in its commits. They keep no state, because a process is replayed.
         backwards: Whether requests at the same time reach the store in the opposite order.
+        trails: Whether its saver has `verify="pipelined"`. Then its proofs and its next calls run at the same time.
+        misreads: Reads of its trailing proofs that may return something else than is stored.
     """
 
     name: str
@@ -326,6 +333,64 @@ class Process:
     inline: int = INLINE_BYTES
     companions: tuple[Companion, ...] = ()
     backwards: bool = False
+    trails: bool = False
+    misreads: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Turn(Effect[int]):
+    """Choose which of several flows of a process continues: one of the first `among`."""
+
+    among: int
+
+
+class _Trails(Trailing):
+    """Proofs that trail, which the explorer performs step by step, instead of a thread.
+
+    Attributes:
+        new: Proofs that are to be performed.
+    """
+
+    def __init__(self, perform: Callable[[Flow[Any]], Flow[Any]]) -> None:
+        backend: Any = SimpleNamespace(admit=iter, perform=None, aperform=None)
+        super().__init__(backend, most=1 << 20)
+        self.new: list[_UnderWay] = []
+        self._perform_flow = perform
+
+    def made(self, call: Call, flow: Flow[Any]) -> Flow[Any]:
+        """The flow of a call, as the saver performs it."""
+        stored = call.stores or call.writes
+        if stored is not None:
+            about: Any = SimpleNamespace(thread_id=THREAD, ns="", checkpoint_id="")
+            flow = self.storing(about, flow)
+        return self._admit(flow)
+
+    def _hand_over(self, request: Any, steps: Steps[Any], held: int) -> bool:
+        proof = _Proof(request, held)
+        self._processes.get().add(proof)
+        self.new.append(_UnderWay(self._perform_flow(_to_end(steps)), proof))
+        return True
+
+    def end(self, proof: _Proof, error: Exception | None) -> None:
+        """Note the outcome of a proof."""
+        proof.end(error)
+        self._processes.get()._tidy(proof)
+
+
+class _UnderWay:
+    """A flow of a process that has several: its calls, or a proof, and the effect that it requests next."""
+
+    def __init__(self, flow: Flow[Any], proof: _Proof | None = None) -> None:
+        self.steps = Steps(flow)
+        self.proof = proof
+        self.effect: Effect[Any] | None = None
+        self.reads_back = proof is not None
+        """Whether its next request reads what it has just stored. A proof begins with that."""
+
+    @property
+    def may_continue(self) -> bool:
+        """Whether it does not wait for a proof."""
+        return not isinstance(self.effect, Ask) or self.effect.ask.__self__.is_done  # type: ignore[attr-defined]
 
 
 class _Life:
@@ -339,11 +404,14 @@ class _Life:
         self.now = process.clock
         self.slow = process.slow
         self._direction = -1 if process.backwards else 1
-        self.flow = self._calls(world)
+        self._trails = _Trails(self._perform) if process.trails else None
+        self.is_proof = False
+        self.flow = self._calls(world) if self._trails is None else self._side_by_side(self._trails, world)
 
     def _context(self, life: int) -> Context:
         name = self.process.name + ("" if life == 0 else "abcdefgh"[life - 1])
-        return replace(new_context(name, inline=self.process.inline), companions=self.process.companions)
+        found = replace(new_context(name, inline=self.process.inline), companions=self.process.companions)
+        return found if self._trails is None else replace(found, verify="pipelined")
 
     def _calls(self, world: World) -> Generator[Effect[Any], Any, None]:
         life = itertools.count()
@@ -359,15 +427,51 @@ class _Life:
                         context = self._context(next(life))
                     result, again = yield from self._try(call, context)
                 self.done.append((call, result))
+            if self._trails is not None:  # as `close` does
+                yield from self._perform(self._trails.settled(THREAD))
+                self._trails.raise_failed()
         except Exception as error:
             self.error = error
 
     def _try(self, call: Call, context: Context) -> Flow[tuple[Any, bool]]:
         """The call's result, and whether there is none because the store did not answer."""
         try:
-            return (yield from self._perform(call.start(context))), False
+            flow = call.start(context)
+            return (yield from self._perform(flow if self._trails is None else self._trails.made(call, flow))), False
         except StoreUnavailableError:
             return None, True
+
+    def _side_by_side(self, trails: _Trails, world: World) -> Generator[Effect[Any], Any, None]:
+        """The calls, and the proofs that trail, in every order of their requests."""
+        flows = [_UnderWay(self._calls(world))]
+        self._advance(flows[0], trails)
+        while flows:
+            flows += trails.new
+            for one in trails.new:
+                self._advance(one, trails)
+            trails.new.clear()
+            ready = [one for one in flows if one.effect is not None and one.may_continue]
+            one = ready[0] if len(ready) == 1 else ready[(yield Turn(len(ready)))]
+            self.is_proof = one.proof is not None and (one.reads_back or isinstance(one.effect, HashBlob))
+            one.reads_back = False
+            try:
+                answer = None if isinstance(one.effect, Ask) else (yield one.effect)
+            except Exception as error:
+                one.steps.error = error
+            else:
+                one.reads_back = isinstance(one.effect, Commit) and answer is not None
+                one.steps.value = answer
+            self._advance(one, trails)
+            flows = [one for one in flows if one.effect is not None]
+
+    def _advance(self, one: _UnderWay, trails: _Trails) -> None:
+        error: Exception | None = None
+        try:
+            one.effect = one.steps.next()
+        except Exception as raised:
+            one.effect, error = None, raised
+        if one.effect is None and one.proof is not None:
+            trails.end(one.proof, error)
 
     def _perform(self, flow: Flow[Any]) -> Flow[Any]:
         """Perform local effects, and yield RPCs, those of a `Gather` one by one."""
@@ -385,7 +489,7 @@ class _Life:
                         if self.slow and isinstance(one, PutBlob):
                             self.slow, self.now = False, self.now + 7200
                     value: Any = tuple(answers[:: self._direction])
-                elif isinstance(effect, (Compute, Emit, Now)):
+                elif isinstance(effect, (Compute, Durable, Emit, Now)):
                     value = _perform_locally(effect, self.now)
                     if isinstance(effect, Emit) and isinstance(effect.event, DAMAGE):
                         self.error = AssertionError(f"nothing is damaged here: {effect.event}")
@@ -404,7 +508,7 @@ class _Life:
 class _Node:
     """A process after a history of answers: the effect that it requests next, and what it has done."""
 
-    __slots__ = ("answer", "done", "edges", "effect", "error", "life", "number", "parent", "told")
+    __slots__ = ("answer", "done", "edges", "effect", "error", "is_proof", "life", "number", "parent", "told")
 
     def __init__(self, number: int, life: _Life, step: Callable[[], Effect[Any]], parent: _Node | None) -> None:
         self.number = number
@@ -418,6 +522,7 @@ class _Node:
             self.effect: Effect[Any] | None = step()
         except StopIteration:
             self.effect = None
+        self.is_proof = life.is_proof
         self.done = tuple(life.done)
         self.error = life.error
         self.told = tuple(life.told)
@@ -476,6 +581,7 @@ class Run:
     process: Process
     node: _Node
     lost: int
+    misreads: int = 0
     dead: bool = False
 
     @property
@@ -493,6 +599,10 @@ class Run:
             ways = []  # It waits until another process has changed what it waits for.
         if isinstance(effect, Commit) and self.lost:
             ways += ["answer lost", "sent twice"]
+        if isinstance(effect, Turn):
+            ways = [str(number) for number in range(effect.among)]
+        if self.misreads and self.node.is_proof and _is_reading_back(effect):
+            ways.append("misread")
         if self.process.dies:
             ways.append("dies")
         return ways
@@ -509,8 +619,12 @@ class Run:
             return replace(self, dead=True), world
         if isinstance(node.effect, Pause):
             return replace(self, node=tree.next(node, None)), world
+        if isinstance(node.effect, Turn):
+            return replace(self, node=tree.next(node, int(way))), world
         assert node.effect is not None
         answer, world = world.perform(node.effect, 2 * node.number)
+        if way == "misread":
+            return replace(self, node=tree.next(node, _misread(answer)), misreads=self.misreads - 1), world
         lost = self.lost
         if way:
             lost -= 1
@@ -519,6 +633,32 @@ class Run:
             else:
                 answer, world = world.perform(node.effect, 2 * node.number + 1)
         return replace(self, node=tree.next(node, answer), lost=lost), world
+
+
+def _is_reading_back(effect: Effect[Any] | None) -> bool:
+    """Whether an effect of a trailing proof reads what was written, and not what the next try needs."""
+    match effect:
+        case HashBlob():
+            return True
+        case GetDocs(names=names, mask=None):
+            return all(_is_in(name, keys.WRITES) for name in names) or (
+                len(names) == 1 and _is_in(names[0], keys.CHECKPOINTS)
+            )
+        case _:
+            return False
+
+
+def _misread(answer: Any) -> Any:
+    """An answer, or what a faulty proxy makes of it."""
+    if not isinstance(answer, Docs):
+        return "0" * 64
+    return Docs(
+        [replace(doc, fields={key: _flipped(value) for key, value in doc.fields.items()}) for doc in answer.values()]
+    )
+
+
+def _flipped(value: Any) -> Any:
+    return value + b"x" if isinstance(value, bytes) else value
 
 
 @dataclass(slots=True)
@@ -556,13 +696,13 @@ def explore(
     numbers = itertools.count(_FIRST_HISTORY)
     trees = [_Tree(process, world, numbers) for process in processes]
     seen: set[int] = set()
-    start = tuple(Run(tree.process, tree.root, tree.process.lost) for tree in trees)
+    start = tuple(Run(tree.process, tree.root, tree.process.lost, tree.process.misreads) for tree in trees)
     frontier: list[tuple[World, tuple[Run, ...], int, str, _Trace | None]] = []
     report = Report()
 
     def visit(world: World, runs: tuple[Run, ...], trace: _Trace | None) -> bool:
         """Note a state and the steps that lead on from it; false when there is nothing to follow."""
-        key = hash((world.key, tuple((run.node.number, run.lost, run.dead) for run in runs)))
+        key = hash((world.key, tuple((run.node.number, run.lost, run.misreads, run.dead) for run in runs)))
         if key in seen:
             return False
         seen.add(key)
@@ -988,12 +1128,12 @@ class Rules:
 def _untold(world: World, runs: tuple[Run, ...]) -> str | None:
     """Whether a fork was not reported, or a report names a checkpoint without a sibling.
 
-    Every sibling but the first is reported by its writer. Two kinds of schedules are left out: those in which a
-    checkpoint may be removed, and those in which an answer was lost, for the times here are in no order.
+    Every sibling but the first is reported by its writer. Three kinds of schedules are left out: those in which a
+    checkpoint may be removed, or withdrawn, and those in which an answer was lost, for the times here are in no order.
     """
     for run in runs:
         only_adds = all(call.stores or call.writes or call.reads for call in run.process.calls)
-        if not only_adds or run.dead or run.node.error or run.lost < run.process.lost:
+        if not only_adds or run.process.misreads or run.dead or run.node.error or run.lost < run.process.lost:
             return None
     made = {call.stores[:2] for run in runs for call, _ in run.node.done if call.stores is not None}
     told = {(event.checkpoint_ns, event.checkpoint_id) for run in runs for event in run.node.told}
