@@ -146,15 +146,20 @@ class _Layout:
     fields: Mapping[str, Any] = field(default_factory=dict)
 
 
+_HINTS = frozenset({"fence", "filter", "run_id", "former_runs"})
+"""Fields of a checkpoint's document that others may change without changing its content."""
+
+
 def _is_whole(found: Doc, layout: _Layout, update_time: int, wrong: Sequence[str]) -> bool:
     """Whether a document that this call committed at `update_time` reads back as it was written, with its objects.
 
     `wrong` names the objects that do not. They do not matter once the document has other content.
     """
-    if all(found.fields.get(key) == value for key, value in layout.fields.items()):
-        return not wrong
+    changed = {key for key, value in layout.fields.items() if found.fields.get(key) != value}
     if found.update_time == update_time:
-        return False
+        return not changed and not wrong
+    if "manifest" not in changed:
+        return changed <= _HINTS and not wrong
     # Another writer has stripped or replaced the content since, so it was stored. Is the new content whole?
     if manifest.kind_of(found) is manifest.DocumentKind.STRIPPED:
         return True
@@ -195,7 +200,7 @@ class _Attempts:
         seen: The parent as last seen, whether or not the manifest inherits from it.
         sibling: The parent's other child that was reported.
         mismatches: How often something did not read back as it was written.
-        misread: The object of the last proof that did not.
+        misread: What the proof of this try found not to, if anything: the document or an object.
         is_new: Whether the thread may not exist yet, as far as this process knows.
         companions: What rides in the commit.
         beside: The documents of `Put.beside`, as last seen.
@@ -227,6 +232,7 @@ class _Attempts:
         request = self.request
         yield from self._find_head()
         for number in range(1, MAX_TRIES + 1):
+            self.misread = None
             self._inherit()
             yield from self._encode()
             layout = self._lay_out()
@@ -677,8 +683,8 @@ class _Attempts:
             done = yield from Commit(tuple(withdrawn))
         if done is not None and found is not None:
             yield from discard(layout.uploads)  # A child that has inherited them would have changed the document.
-        self.misread = wrong[0] if wrong else None
-        yield from self._count_mismatch(self.misread or name)
+        self.misread = wrong[0] if wrong else name
+        yield from self._count_mismatch(self.misread)
         return False
 
     def _was_deleted(self) -> Flow[bool]:

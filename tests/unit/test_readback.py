@@ -1,6 +1,7 @@
 """`verify`: what a service stores or gives back differs from what was written, and the call notices."""
 
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -15,13 +16,14 @@ from langgraph_gcs_saver.engine.effects import (
     Merge,
     PutBlob,
 )
-from langgraph_gcs_saver.errors import CheckpointVerificationError, StoreError, StoreUnavailableError
+from langgraph_gcs_saver.errors import CheckpointVerificationError, FencedError, StoreError, StoreUnavailableError
 from langgraph_gcs_saver.events import CheckpointDamaged, CheckpointRecovered, CheckpointReplaced, VerificationFailed
+from langgraph_gcs_saver.flows import leases, save
 from langgraph_gcs_saver.flows import writes as writes_module
 from langgraph_gcs_saver.flows.readback import TIMES
 from langgraph_gcs_saver.flows.threads import delete_thread
 from langgraph_gcs_saver.format import keys, manifest
-from tests.unit.model import Model, cid, get, make_context, put, put_aside, put_writes, read
+from tests.unit.model import Model, cid, get, make_context, put, put_aside, put_request, put_writes, read
 
 THREAD = keys.thread_doc("t")
 BIG = random.Random(5).randbytes(20_000)
@@ -239,6 +241,34 @@ def test_a_checkpoint_on_which_a_child_builds_is_not_withdrawn(model, context, p
         put(model, context, 2, 1, {"a": BIG, "small": "kept" * 100})
     assert [number for _, number in failures(model)] == [1, 2, 3]
     assert read(model, 3) == {"a": "other", "small": "kept" * 100}
+
+
+def acquire(model, context, nonce):
+    request = leases.Acquire("t", nonce, nonce, 60.0, take_over=True)
+    return model.aside(leases.Acquisition(request, 0.0, context).flow()).fence
+
+
+@pytest.mark.parametrize("is_whole", [True, False], ids=["whole", "corrupt"])
+def test_an_object_is_read_back_although_the_lease_was_taken_over_meanwhile(model, context, parent, is_whole):
+    """An acquisition changes the newest checkpoint's field `fence`, and nothing of its content."""
+    fence = acquire(model, context, "nonceone")
+
+    def after(effect, result):
+        if stores(effect, 2) and result is not None:
+            model.after = None
+            if not is_whole:
+                model.spoil(asked(model, PutBlob)[-1].name, flipped)
+            acquire(model, make_context(), "noncetwo")
+
+    model.after = after
+    request = replace(put_request(2, 1, {"a": BIG}, context=context), fence=fence)
+    if is_whole:
+        model.drive(save.put(request, context))
+        assert read(model, 2) == {"a": BIG}
+    else:
+        with pytest.raises(FencedError):
+            model.drive(save.put(request, context))
+    assert [number for _, number in failures(model)] == ([] if is_whole else [1])
 
 
 def test_every_kind_of_object_is_read_back(model, context):
@@ -480,6 +510,23 @@ def test_a_child_that_comes_before_it_was_read_back(model, context, parent):
     assert manifest.heir_of(model.docs[doc(2)]) == cid(3)
     assert read(model, 2) == {"a": "two", "b": "old"}
     assert read(model, 3) == {"a": "3", "b": "old"}
+
+
+def test_frames_that_read_differently_after_a_child_came(model, context, parent):
+    """The child has changed the document's field `heir`, and nothing of its content."""
+    values = {"a": "two" * 100, "b": "old"}
+
+    def after(effect, result):
+        if stores(effect, 2):
+            model.after = None
+            flip("frames")(model, doc(2))
+            put_aside(model, make_context(), 3, 2, {**values, "a": "other"}, fresh=["a"], versions={"b": v(1)})
+
+    model.after = after
+    put(model, context, 2, 1, values, fresh=["a"], versions={"b": v(1)})
+    assert failures(model) == [(doc(2), 1)]
+    assert read(model, 2) == values
+    assert read(model, 3) == {"a": "other", "b": "old"}
 
 
 def test_another_content_that_comes_before_it_was_read_back(model, context, parent):
