@@ -14,7 +14,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from contextvars import copy_context
+from contextvars import ContextVar, copy_context
 from functools import partial
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -49,6 +49,9 @@ MOST_BYTES = 64 << 20
 
 MOST_FAILED = 1000
 """Failed proofs that are kept until a call raises them. The log has all of them."""
+
+_IS_PROOF = ContextVar("_IS_PROOF", default=False)
+"""Whether the code runs in a proof. An event handler may call the saver there, and must not wait for that proof."""
 
 logger = logging.getLogger("langgraph_gcs_saver")
 
@@ -138,12 +141,12 @@ class Trailing:
     def _proven(self, thread: str) -> Flow[None]:
         yield from self._settled(thread)
         process = self._processes.peek()
-        if process is not None:
+        if process is not None and not _IS_PROOF.get():
             process.raise_failed(thread)
 
     def _settled(self, thread: str) -> Flow[None]:
         process = self._processes.peek()
-        for proof in () if process is None else process.of(thread):
+        for proof in () if process is None or _IS_PROOF.get() else process.of(thread):
             if not proof.is_done:
                 yield from Ask(proof.wait, proof.await_)
 
@@ -154,7 +157,7 @@ class Trailing:
         if len(waiting) >= self._most or sum(waiting) + held > MOST_BYTES:
             return False
         proof = _Proof(request, held)
-        rest = partial(copy_context().run, run, _to_end(steps), self.behind)
+        rest = partial(copy_context().run, _prove, steps, self.behind)
         with suppress(SaverClosedError):
             # If a signal strikes from here on, the proof may trail without being known. It is known before any call
             # returns, so only the outcome of a call that was interrupted stays unknown.
@@ -269,6 +272,12 @@ def _to_end(steps: Steps[Any]) -> Flow[None]:
     """Perform the rest of a flow: its proof, and what it writes again."""
     while (yield from _to_durable(steps)) is not None:
         pass
+
+
+def _prove(steps: Steps[Any], behind: Behind) -> None:
+    """Perform the rest of a flow, in a context of its own."""
+    _IS_PROOF.set(True)
+    run(_to_end(steps), behind)
 
 
 def _threads_of(effect: Effect[Any]) -> Iterable[str]:

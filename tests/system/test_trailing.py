@@ -323,6 +323,30 @@ def test_a_mismatch_is_written_again(pipelined, proofs, spoils):
 
 
 @LOCAL
+@pytest.mark.parametrize("act", ["get_tuple", "put_writes"])
+def test_a_handler_may_call_the_saver_while_a_proof_trails(pipelined, proofs, beside, act):
+    """It is called by the proof, which would wait for itself."""
+    seen = []
+
+    def look(event):
+        if isinstance(event, VerificationFailed) and not seen:
+            seen.append(event)
+            call = {"get_tuple": lambda: saver.get_tuple(cfg()), "put_writes": lambda: writes(saver)}
+            seen.append(call[act]())
+
+    saver = pipelined(on_event=look)
+    put(saver, 1, {"a": 1})
+    proofs.spoils = 1
+    put(saver, 2, {"a": 2}, parent=1)
+    assert values(beside(saver.get_tuple, cfg()).result(PATIENCE)) == {"a": 2}
+    assert len(seen) == 2
+
+
+def writes(saver):
+    saver.put_writes(cfg(1), [("a", 3)], "task")
+
+
+@LOCAL
 def test_pending_writes_are_written_again(saver, proofs):
     put(saver, 1, {"a": 1})
     saver.get_tuple(cfg())
