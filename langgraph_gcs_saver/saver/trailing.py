@@ -306,5 +306,17 @@ def _as_failure(what: str, error: BaseException) -> CheckpointVerificationError:
         f"A call that stored something for {what} returned when that was durable, because `verify` is 'pipelined'. "
         f"Its proof {outcome}. {type(error).__name__}: {error}"
     )
-    failure.__cause__ = error.with_traceback(None)
+    _drop_tracebacks(error)
+    failure.__cause__ = error
     return failure
+
+
+def _drop_tracebacks(error: BaseException) -> None:
+    """Drop the traceback of an exception, and those of all exceptions that led to it."""
+    seen, left = set[int](), [error]
+    while left:
+        one = left.pop()
+        if id(one) not in seen:
+            seen.add(id(one))
+            one.__traceback__ = None
+            left += [before for before in (one.__cause__, one.__context__) if before is not None]

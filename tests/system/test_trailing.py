@@ -12,7 +12,7 @@ import pytest
 from langgraph_gcs_saver import KeepLast
 from langgraph_gcs_saver.engine.effects import Ask, Docs, GetDocs, HashBlob
 from langgraph_gcs_saver.engine.interceptors import Interceptor
-from langgraph_gcs_saver.errors import CheckpointVerificationError, SaverClosedError
+from langgraph_gcs_saver.errors import CheckpointVerificationError, SaverClosedError, StoreUnavailableError
 from langgraph_gcs_saver.events import ThreadPruned, VerificationFailed
 from langgraph_gcs_saver.saver import trailing
 from langgraph_gcs_saver.testing.interceptors import CountingInterceptor
@@ -447,6 +447,29 @@ def test_a_proof_that_cannot_be_completed(saver, proofs):
         saver.get_tuple(cfg())
     assert isinstance(caught.value.__cause__, ConnectionError)
     assert values(saver.get_tuple(cfg())) == {"a": 1}
+
+
+@LOCAL
+def test_a_failure_keeps_no_values_in_memory(saver, proofs):
+    """The frames of a traceback hold what the call stores, also those of the exceptions that led to the last one."""
+
+    class Broken(Interceptor):
+        def around(self, effect, perform):
+            if not proofs._is_proof(effect):
+                return perform(effect)
+            try:
+                raise ConnectionError("the network is down")
+            except ConnectionError as error:
+                raise StoreUnavailableError("no answer") from error
+
+    saver._backend.intercept(Broken())
+    put(saver, 1, {"a": 1})
+    eventually(lambda: all(proof.is_done for proof in trailing_in(saver)))
+    with pytest.raises(CheckpointVerificationError) as caught:
+        saver.close()
+    first = caught.value.__cause__
+    assert isinstance(first.__cause__, ConnectionError)
+    assert (first.__traceback__, first.__cause__.__traceback__) == (None, None)
 
 
 @LOCAL
