@@ -449,6 +449,10 @@ def test_a_proof_that_cannot_be_completed(saver, proofs):
     assert values(saver.get_tuple(cfg())) == {"a": 1}
 
 
+def disconnect():
+    raise ConnectionError("the network is down")
+
+
 @LOCAL
 def test_a_failure_keeps_no_values_in_memory(saver, proofs):
     """The frames of a traceback hold what the call stores, also those of the exceptions that led to the last one."""
@@ -458,7 +462,7 @@ def test_a_failure_keeps_no_values_in_memory(saver, proofs):
             if not proofs._is_proof(effect):
                 return perform(effect)
             try:
-                raise ConnectionError("the network is down")
+                disconnect()
             except ConnectionError as error:
                 raise StoreUnavailableError("no answer") from error
 
