@@ -76,8 +76,8 @@ class Options:
             durable, and the data is read back meanwhile. The next call on the thread waits for that, and so does
             `close`. If it fails for good, they raise `CheckpointVerificationError`. A process that crashes in between
             leaves a checkpoint that is durable, but not proven, or none if the data had differed and was withdrawn.
-            With `"checksum"`, Cloud Storage checks the crc32c of what is uploaded. `"off"` does neither. Reads check all
-            digests with each of these settings. Or a mapping from patterns of namespaces to settings.
+            With `"checksum"`, Cloud Storage checks the crc32c of what is uploaded. `"off"` does neither. Reads check
+            all digests with each of these settings. Or a mapping from patterns of namespaces to settings.
         on_corruption: What to do if the latest checkpoint of a thread is damaged. `"fallback"` gives the newest whole
             one, with `metadata["recovered_from"]`, a warning and an event. `"raise"` raises `CheckpointCorruptError`. A
             damaged checkpoint that is requested by its id always raises that error.
