@@ -568,7 +568,8 @@ class GCSSaver(Connection, BaseCheckpointSaver[str]):
         rule, step = self._retention, metadata.get("step")
         if rule is None or (isinstance(step, int) and not self._is_due(request, step)):
             return
-        prune = partial(self._prune_in_background, request.thread_id, rule, request.fence is not None)
+        proven = None if self._trailing is None else self._trailing.outcome(request.thread_id)
+        prune = partial(self._prune_in_background, request.thread_id, rule, proven, is_leased=request.fence is not None)
         if not self._background.submit(RETENTION, request.thread_id, prune):
             reason = f"It was not pruned: the saver was being closed, or {RETENTION.most:,} other threads were waiting."
             self._subscribers.emit(ThreadSkipped(thread_id=request.thread_id, reason=reason))
@@ -582,8 +583,14 @@ class GCSSaver(Connection, BaseCheckpointSaver[str]):
         # Each call of a subgraph begins at step 0, and a thread at step 0 has nothing to prune.
         return step > 0 and (step - 1 if before is None else before) // RETENTION_STEPS < step // RETENTION_STEPS
 
-    def _prune_in_background(self, thread_id: str, rule: Retention, is_leased: bool) -> None:
+    def _prune_in_background(
+        self, thread_id: str, rule: Retention, proven: Flow[bool] | None, *, is_leased: bool
+    ) -> None:
         try:
+            if proven is not None and not run(proven, self._behind):
+                reason = "It was not pruned, because the proof of a checkpoint has failed."
+                self._subscribers.emit(ThreadSkipped(thread_id=thread_id, reason=reason))
+                return
             make = partial(flows.prune.prune_by, rule, thread_id, loads=self._loads, context=self._context)
             run(flows.leases.as_writer(thread_id, make, self._context) if is_leased else make(), self._behind)
         except Exception as error:  # noqa: BLE001 - no caller waits for it; the event reports it

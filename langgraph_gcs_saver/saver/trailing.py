@@ -4,15 +4,16 @@ The rest of a call's flow, from its effect `Durable` on, is performed on another
 until that is proven, so that it can withdraw what reads differently and write it again. The next flow on the thread
 waits for it. So within a process, nothing is built on a checkpoint that is not proven.
 
-What works in the background does not wait. It meets a checkpoint between its commit and its proof as another process
-does, and the flows allow for that.
+Most of what works in the background does not wait. It meets a checkpoint between its commit and its proof as another
+process does, and the flows allow for that. Only retention waits: what it deletes may be all that is left if the newest
+checkpoint is withdrawn.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from contextvars import ContextVar, copy_context
 from functools import partial
@@ -110,6 +111,11 @@ class Trailing:
         """Wait until the proofs of a thread have ended, and raise nothing."""
         yield from self._settled(keys.thread_doc(thread_id))
 
+    def outcome(self, thread_id: str) -> Flow[bool]:
+        """Wait until the proofs that a thread has now have ended. Returns whether all of them have succeeded."""
+        process = self._processes.peek()
+        return _outcome([] if process is None else process.of(keys.thread_doc(thread_id)))
+
     def raise_failed(self, thread_id: str | None = None) -> None:
         """Raise if the proof of a call that has returned has failed, once. The first one, if several have.
 
@@ -146,9 +152,7 @@ class Trailing:
 
     def _settled(self, thread: str) -> Flow[None]:
         process = self._processes.peek()
-        for proof in () if process is None or _IS_PROOF.get() else process.of(thread):
-            if not proof.is_done:
-                yield from Ask(proof.wait, proof.await_)
+        yield from _outcome([] if process is None or _IS_PROOF.get() else process.of(thread))
 
     def _hand_over(self, request: Put | PutWrites, steps: Steps[Any], held: int) -> bool:
         """Let the rest of a flow trail; false if too much trails already, or the saver is closed."""
@@ -272,6 +276,14 @@ def _to_end(steps: Steps[Any]) -> Flow[None]:
     """Perform the rest of a flow: its proof, and what it writes again."""
     while (yield from _to_durable(steps)) is not None:
         pass
+
+
+def _outcome(proofs: Sequence[_Proof]) -> Flow[bool]:
+    """Wait until proofs have ended. Returns whether all of them have succeeded."""
+    for proof in proofs:
+        if not proof.is_done:
+            yield from Ask(proof.wait, proof.await_)
+    return all(proof.error is None for proof in proofs)
 
 
 def _prove(steps: Steps[Any], behind: Behind) -> None:

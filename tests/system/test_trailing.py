@@ -13,7 +13,7 @@ from langgraph_gcs_saver import KeepLast
 from langgraph_gcs_saver.engine.effects import Ask, Docs, GetDocs, HashBlob
 from langgraph_gcs_saver.engine.interceptors import Interceptor
 from langgraph_gcs_saver.errors import CheckpointVerificationError, SaverClosedError, StoreUnavailableError
-from langgraph_gcs_saver.events import ThreadPruned, VerificationFailed
+from langgraph_gcs_saver.events import ThreadPruned, ThreadSkipped, VerificationFailed
 from langgraph_gcs_saver.saver import trailing
 from langgraph_gcs_saver.testing.interceptors import CountingInterceptor
 from tests.patience import PATIENCE, aeventually, eventually
@@ -223,16 +223,55 @@ def test_other_threads_do_not_wait(saver, proofs):
 
 
 @LOCAL
-def test_the_background_does_not_wait(pipelined, proofs):
-    pruned = []
-    saver = pipelined(retention=KeepLast(1), on_event=pruned.append)
+def test_retention_waits(pipelined, proofs):
+    seen = []
+    saver = pipelined(retention=KeepLast(1), on_event=seen.append)
     put(saver, 1, {"a": 1}, metadata={"step": 15})
     saver.get_tuple(cfg())
     proofs.hold()
+    proofs.waiting = 0
     put(saver, 2, {"a": 2}, parent=1, metadata={"step": 16})
-    eventually(lambda: any(isinstance(event, ThreadPruned) for event in pruned))
+    eventually(lambda: proofs.waiting or pruned(seen))
+    assert not pruned(seen)
     proofs.release()
+    eventually(lambda: pruned(seen))
     assert [number(one) for one in saver.list(cfg())] == [2]
+
+
+@LOCAL
+@pytest.mark.parametrize("fault", ["mismatch", "network"])
+def test_retention_leaves_what_precedes_a_checkpoint_that_is_not_proven(pipelined, proofs, fault):
+    class Broken(Interceptor):
+        def around(self, effect, perform):
+            if fault == "network" and proofs._is_proof(effect):
+                disconnect()
+            return perform(effect)
+
+    seen = []
+    saver = pipelined(retention=KeepLast(1), on_event=seen.append)
+    put(saver, 1, {"a": 1}, metadata={"step": 15})
+    saver.get_tuple(cfg())
+    proofs.spoils = 3 if fault == "mismatch" else 0
+    proofs.hold()
+    end = saver._backend.intercept(Broken())
+    proofs.waiting = 0
+    put(saver, 2, {"a": 2}, parent=1, metadata={"step": 16})
+    eventually(lambda: proofs.waiting or has_ended(seen))
+    proofs.release()
+    eventually(lambda: has_ended(seen))
+    end()
+    with pytest.raises(CheckpointVerificationError):
+        saver.get_tuple(cfg())
+    assert not pruned(seen)
+    assert [number(one) for one in saver.list(cfg())] == ([1] if fault == "mismatch" else [2, 1])
+
+
+def has_ended(events):
+    return any(isinstance(event, (ThreadPruned, ThreadSkipped)) for event in events)
+
+
+def pruned(events):
+    return [event for event in events if isinstance(event, ThreadPruned)]
 
 
 @LOCAL
