@@ -417,6 +417,7 @@ def test_the_next_call_on_the_thread_raises(failed, name):
 
 @LOCAL
 def test_other_threads_do_not_raise(failed):
+    eventually(lambda: all(proof.is_done for proof in trailing_in(failed)))  # the spoils are those of thread `t`
     put(failed, 1, {"a": 1}, thread="other")
     assert values(failed.get_tuple(cfg(thread="other"))) == {"a": 1}
     with pytest.raises(CheckpointVerificationError):
