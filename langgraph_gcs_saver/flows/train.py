@@ -51,19 +51,20 @@ class _Piece:
         kind: Their kind.
         stored: Their number.
         plain: What they are the full frame of; `None` if no dictionary makes them smaller.
+        dictionary: The trained dictionary that the frame has already, if any.
     """
 
     kind: str
     stored: int
     plain: bytes | None = None
+    dictionary: Trained | None = None
 
     def size_with(self, dictionary: Trained, level: int) -> int:
         """Their number with a dictionary."""
         if self.plain is None or len(self.plain) >= trained.BELOW:
             return self.stored
-        return (
-            self.stored + len(frames.compress(self.plain, level, dictionary)) - len(frames.compress(self.plain, level))
-        )
+        before = len(frames.compress(self.plain, level, self.dictionary))
+        return self.stored + len(frames.compress(self.plain, level, dictionary)) - before
 
 
 def train(sample: int, holdout: float, *, keeps: bool, context: Context) -> Flow[Training]:
@@ -164,14 +165,14 @@ def _pieces_of(doc: Doc, codec: Codec) -> Flow[list[_Piece]]:
 
 
 def _of_writes(doc: Doc, codec: Codec) -> list[_Piece]:
-    found = [_Piece(WRITES, len(doc.fields[field]) - SEAL_BYTES, plain) for field, plain in envelopes(doc, codec)]
+    found = [_framed(WRITES, doc.fields[field][SEAL_BYTES:], plain, codec) for field, plain in envelopes(doc, codec)]
     return [*found, _Piece(REST, document_bytes(doc) - sum(piece.stored for piece in found))]
 
 
 def _of_checkpoint(doc: Doc, known: Manifest, codec: Codec) -> list[_Piece]:
     stored, inner = manifest.encoded_of(doc), manifest.inner_frames(doc)
     found = [
-        _Piece(MANIFESTS, len(stored), codec.decode_envelope(stored, (doc.name, FIELD))),
+        _framed(MANIFESTS, stored, codec.decode_envelope(stored, (doc.name, FIELD)), codec),
         _Piece(REST, document_bytes(doc) - len(stored) - len(inner)),
     ]
     for ref in known.channels.values():
@@ -184,8 +185,12 @@ def _of_checkpoint(doc: Doc, known: Manifest, codec: Codec) -> list[_Piece]:
             found.append(_Piece(INCREMENTAL, frame.stored))
         else:
             data = inner[frame.at : frame.at + frame.stored]
-            found.append(_Piece(FULL, frame.stored, codec.decode(data, ref.size, name=doc.name)))
+            found.append(_framed(FULL, data, codec.decode(data, ref.size, name=doc.name), codec))
     return found
+
+
+def _framed(kind: str, stored: bytes, plain: bytes, codec: Codec) -> _Piece:
+    return _Piece(kind, len(stored), plain, codec.dictionary_of(stored))
 
 
 def _sizes(pieces: Sequence[_Piece], dictionary: Trained, level: int) -> Counter[str]:

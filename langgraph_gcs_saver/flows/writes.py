@@ -371,7 +371,7 @@ def _record(request: PutWrites, context: Context, doc: str, writes: Sequence[Pen
         blob = keys.blob(request.thread_id, request.ns, request.checkpoint_id, keys.WRITES_BLOB, attempt)
         upload = context.upload(blob, data)
         stored = context.codec.encode_envelope(frames.envelope(stub.head()), (doc, field))
-    is_trained = idx >= 0 and context.codec.writing is not None and context.codec.needs_dictionary(stored)
+    is_trained = idx >= 0 and context.codec.writing is not None and context.codec.dictionary_of(stored) is not None
     version = NEWEST_FORMAT if is_trained else FORMAT
     return _Record(idx, doc, field, seal((doc, field), stored) + stored, upload, version)
 
@@ -650,7 +650,7 @@ def envelopes(doc: Doc, codec: Codec) -> Iterator[tuple[str, bytes]]:
         except FrameError as error:
             raise DamagedError(f"pending writes are {error}", frame=doc.name, clear=error.clear) from None
         yield field, plain
-        needs = needs or (version != FORMAT and codec.needs_dictionary(data[SEAL_BYTES:]))
+        needs = needs or (version != FORMAT and codec.dictionary_of(data[SEAL_BYTES:]) is not None)
     if (version != FORMAT) is not needs:
         raise DamagedError("pending writes state another format than they need", frame=doc.name)
 

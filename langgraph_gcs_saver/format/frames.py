@@ -333,11 +333,12 @@ class Codec:
         size, number = _check_size(frame, lambda found: found <= ENVELOPE_MAX_BYTES, has_dictionary=True)
         return _decompress(frame, self._trained(number) if number else _decompressor_on(None, size))
 
-    def needs_dictionary(self, stored: bytes) -> bool:
-        """Whether an envelope that `decode_envelope` has decoded has a trained dictionary."""
+    def dictionary_of(self, stored: bytes) -> Trained | None:
+        """The trained dictionary of a full frame or an envelope that was decoded, if it has one."""
         frame = self._decrypted(stored)
         frame = frame[len(_PLACE_MARK) + _PLACE_BYTES :] if frame.startswith(_PLACE_MARK) else frame
-        return bool(zstandard.get_frame_parameters(frame).dict_id)
+        number = zstandard.get_frame_parameters(frame).dict_id
+        return self.dictionaries.get(name_of(number)) if number else None
 
     def _trained(self, number: int) -> zstandard.ZstdDecompressor:
         dictionary_id = name_of(number)

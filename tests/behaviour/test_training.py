@@ -60,6 +60,23 @@ def test_every_byte_of_the_held_out_threads_counts_once(similar):
     assert f"{found.total.gain:.1%} of what 30 other threads store" in str(found)
 
 
+@pytest.mark.parametrize("cipher", [None, Eax("key")], ids=["clear", "encrypted"])
+def test_a_second_dictionary_is_measured_against_the_first(tmp_path, cipher):
+    store = (tmp_path / "store").as_uri()
+    with GCSSaver.from_conn_string(store, cipher=cipher, verify="off") as saver:
+        fill(saver, lambda _: text("shared"))
+        first = saver.admin.train(keep=True)
+        for thread in THREADS:
+            saver.delete_thread(thread)
+    with GCSSaver.from_conn_string(store, cipher=cipher, verify="off", dictionary=first.dictionary) as saver:
+        fill(saver, lambda _: text("shared"))
+    with GCSSaver.from_conn_string(store, cipher=cipher) as saver:
+        second = saver.admin.train(keep=True)
+    assert first.total.gain > 0.3
+    assert abs(second.total.gain) < 0.05, "the threads already have what a dictionary saves"
+    assert second.dictionary is None
+
+
 def test_what_held_out_threads_share_only_with_each_other_is_not_learned():
     with GCSSaver.from_conn_string("memory:") as saver:
         fill(saver, lambda thread: text("one") if thread in TRAINED else text("another"))
