@@ -395,7 +395,7 @@ class ClearTextAccepted(Event):
     """With `accept_clear`, the saver read data of a thread that the cipher does not vouch for.
 
     The data was stored in clear, or encrypted and not bound to its place. A saver reports this once for each thread in
-    each process. The thread is empty for data of teams, and of operations that all threads share.
+    each process. The thread is empty for data of teams, of operations that all threads share, and of dictionaries.
     """
 
     level: ClassVar[int] = logging.WARNING
@@ -407,7 +407,8 @@ class ClearTextEncrypted(Event):
 
     A saver with `accept_clear` has read them. From then on the cipher vouches for them, so a planted document no longer
     differs from the others. Each call reports its own documents, even if they were accepted before. The event's thread
-    is the one in which they are encrypted. A migration counts the source's documents, and the target reports them.
+    is the one in which they are encrypted. A migration counts the source's documents, and the target reports them. The
+    thread is empty for the objects of trained dictionaries, which a repair encrypts.
 
     Attributes:
         documents: How many of its documents were stored in clear, or encrypted and not bound to their place.

@@ -11,6 +11,7 @@ from langgraph_gcs_saver.engine.effects import DeleteBlobs, GetBlob, PutBlob
 from langgraph_gcs_saver.engine.interceptors import Interceptor
 from langgraph_gcs_saver.engine.runner import run
 from langgraph_gcs_saver.errors import DamageError, InvalidOptionError, WrongKeyError
+from langgraph_gcs_saver.events import ClearTextEncrypted
 from langgraph_gcs_saver.flows import dictionaries
 from langgraph_gcs_saver.format import keys
 from langgraph_gcs_saver.format.trained import train
@@ -242,6 +243,61 @@ def test_upkeep_leaves_it(store, cipher, trained, written):
     raw = open_raw(store)
     assert set(keys.dictionary_blobs(trained)) <= raw.objects().keys()
     raw.close()
+
+
+def in_place(store, trained, **options):
+    """A saver that encrypts a store in place, whose dictionary and threads are in clear."""
+    return GCSSaver.from_conn_string(store, cipher=Eax("new"), dictionary=trained, accept_clear=True, **options)
+
+
+@pytest.mark.parametrize("cipher", [None], ids=["clear"], indirect=True)
+def test_repair_encrypts_one_in_clear(store, trained):
+    """Without that, a thread that was encrypted in place could not be read any more without `accept_clear`."""
+    events = []
+    with in_place(store, trained, on_event=events.append) as saver:
+        new = put(saver, "new")
+        (plan,) = saver.admin.plan_repair()
+        assert [(step.action, step.name) for step in plan.steps] == [
+            ("mend", name) for name in keys.dictionary_blobs(trained)
+        ]
+        assert plan.clear == 2
+        events.clear()
+        assert saver.admin.repair() == [plan]
+        assert [one.documents for one in events if isinstance(one, ClearTextEncrypted)] == [2]
+        assert saver.admin.repair() == []
+    raw = open_raw(store)
+    for name in keys.dictionary_blobs(trained):
+        assert raw.objects()[name].startswith(b"\x01")
+    raw.close()
+    with GCSSaver.from_conn_string(store, cipher=Eax("new"), dictionary=trained) as saver:
+        assert saver.get_tuple(cfg("new")).checkpoint["channel_values"] == new
+        put(saver, "new", 2)
+        assert not [one for one in saver.admin.verify() if not one.thread_id]
+
+
+@pytest.mark.parametrize("cipher", [None], ids=["clear"], indirect=True)
+def test_one_in_clear_says_what_to_do(store, trained):
+    with in_place(store, trained) as saver:
+        put(saver, "new")
+    with (
+        GCSSaver.from_conn_string(store, cipher=Eax("new")) as saver,
+        pytest.raises(DamageError, match=r"is in clear.*repair.*accept_clear"),
+    ):
+        saver.get_tuple(cfg("new"))
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("at", range(4))
+@pytest.mark.parametrize("cipher", [None], ids=["clear"], indirect=True)
+def test_a_crash_while_it_is_encrypted_loses_nothing(store, trained, written, at, after):
+    with in_place(store, trained, interceptors=[Crashing(at, after=after)]) as saver, pytest.raises(Crash):
+        saver.admin.repair()
+    with GCSSaver.from_conn_string(store, cipher=Eax("new"), accept_clear=True) as saver:
+        assert is_read(saver, written)
+        saver.admin.repair()
+    with GCSSaver.from_conn_string(store, cipher=Eax("new"), dictionary=trained) as saver:
+        put(saver, "new")
+        assert not [one for one in saver.admin.verify() if not one.thread_id]
 
 
 def test_without_compression_it_has_no_effect(store, cipher, trained):
