@@ -147,14 +147,12 @@ def survey(context: Context) -> Flow[list[Finding]]:
 
 
 def carried(source: str, context: Context) -> Flow[None]:
-    """Copy the dictionaries that this store lacks from another one, byte for byte: no key is needed."""
-    there = yield from stored_ids()
-    for id_ in (yield from at(source, stored_ids())):
-        if id_ in there:
-            continue
-        names = keys.dictionary_blobs(id_)
-        datas = yield from Gather(tuple(On(source, GetBlob(name)) for name in names))
-        yield from Gather(tuple(context.upload(n, d) for n, d in zip(names, datas, strict=True) if d is not None))
+    """Copy the objects of dictionaries that this store lacks from another one, byte for byte: no key is needed."""
+    there = yield from _stored()
+    for name in (yield from at(source, _stored())):
+        data = None if name in there else (yield from On(source, GetBlob(name)))
+        if data is not None:
+            yield from context.upload(name, data)
 
 
 def repair(*, dry_run: bool, context: Context) -> Flow[RepairPlan]:
@@ -200,9 +198,15 @@ def _findings(found: Mapping[str, Trained | DamagedError]) -> list[Finding]:
 
 def stored_ids() -> Flow[Sequence[str]]:
     """The ids of the store's dictionaries."""
-    found: set[str] = set()
+    names = yield from _stored()
+    return sorted(set(names.values()))
+
+
+def _stored() -> Flow[Mapping[str, str]]:
+    """The ids of the store's dictionaries, by the names of their objects."""
+    found: dict[str, str] = {}
     after: str | None = None
     while page := (yield from ListBlobs(f"{keys.DICTIONARIES}/", after, checksums=False)):
-        found.update(id_ for blob in page if (id_ := keys.dictionary_of(blob.name)) is not None)
+        found.update((blob.name, id_) for blob in page if (id_ := keys.dictionary_of(blob.name)) is not None)
         after = page[-1].name
-    return sorted(found)
+    return found

@@ -209,6 +209,20 @@ def test_copies_and_archives_carry_it(store, cipher, trained, written, tmp_path)
         raw.close()
 
 
+@pytest.mark.parametrize("lost", [0, 1])
+def test_a_transfer_completes_one_that_carried_one_object(store, cipher, trained, tmp_path, lost):
+    other = (tmp_path / "other").as_uri()
+    with GCSSaver.from_conn_string(store, cipher=cipher) as saver:
+        for _ in range(2):
+            with GCSSaver.from_conn_string(other, cipher=cipher) as target:
+                saver.admin.transfer_thread("t", target)
+            raw = open_raw(other)
+            found = raw.objects()
+            raw.delete_object(keys.dictionary_blobs(trained)[lost])
+            raw.close()
+            assert set(keys.dictionary_blobs(trained)) <= found.keys()
+
+
 def test_a_thread_of_format_1_carries_none(store, cipher, trained, tmp_path):
     assert trained
     with GCSSaver.from_conn_string(store, cipher=cipher) as saver:
