@@ -12,7 +12,7 @@ from functools import partial
 
 from langgraph_gcs_saver.engine.effects import Compute, Doc, Flow, Gather, QueryDocs
 from langgraph_gcs_saver.flows.context import Context
-from langgraph_gcs_saver.flows.dictionaries import keep
+from langgraph_gcs_saver.flows.dictionaries import computed, keep
 from langgraph_gcs_saver.flows.manifests import FIELD, read_manifest
 from langgraph_gcs_saver.flows.writes import envelopes
 from langgraph_gcs_saver.format import frames, keys, manifest, trained
@@ -155,7 +155,7 @@ def _pieces(names: Sequence[str], context: Context) -> Flow[list[_Piece]]:
 def _pieces_of(doc: Doc, codec: Codec) -> Flow[list[_Piece]]:
     try:
         if f"/{keys.WRITES}/" in doc.name:
-            return (yield from Compute(partial(_of_writes, doc, codec), size=document_bytes(doc)))
+            return (yield from computed(partial(_of_writes, doc, codec), size=document_bytes(doc), codec=codec))
         if kind_of(doc) is DocumentKind.CHECKPOINT:
             known = yield from read_manifest(doc, codec)
             return (yield from Compute(partial(_of_checkpoint, doc, known, codec), size=known.size))

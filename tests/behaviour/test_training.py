@@ -77,6 +77,19 @@ def test_a_second_dictionary_is_measured_against_the_first(tmp_path, cipher):
     assert second.dictionary is None
 
 
+def test_pending_writes_count_even_if_only_they_need_a_dictionary(tmp_path):
+    store = (tmp_path / "store").as_uri()
+    with GCSSaver.from_conn_string(store, verify="off") as saver:
+        fill(saver, lambda _: text("shared"))
+        first = saver.admin.train(keep=True)
+    with GCSSaver.from_conn_string(store, verify="off", dictionary=first.dictionary) as saver:
+        for thread in THREADS:
+            saver.put_writes(cfg(thread, n=1), [("notes", text("shared") + text(thread, 10))], "another task")
+    with GCSSaver.from_conn_string(store) as saver:
+        found = saver.admin.train()
+        assert found.total.before == sum(map(document_bytes, documents(saver, HELD_OUT)))
+
+
 def test_what_held_out_threads_share_only_with_each_other_is_not_learned():
     with GCSSaver.from_conn_string("memory:") as saver:
         fill(saver, lambda thread: text("one") if thread in TRAINED else text("another"))
