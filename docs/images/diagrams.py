@@ -157,6 +157,7 @@ def get() -> str:
     drawing.arrow("firestore", "process", "pending writes, frames")
     drawing.work("decode each value, base first", "sha256 of each must be the manifest's")
     drawing.work("deserialize", "return to LangGraph", kind="head")
+    drawing.work("the process knows the latest checkpoint", "both rounds at once, if it is unchanged", kind="else")
     drawing.work("something is missing or differs", "read it all again; only twice the same is damage", kind="else")
     drawing.work("damage", "read by id: CheckpointCorruptError", "latest: the newest whole one, flagged", kind="else")
     return drawing.svg()
