@@ -460,23 +460,26 @@ class _Attempts:
                     layout.pieces[channel] = upload
                 self._place(layout, channel, upload, attempt)
         packed = len(layout.inner) + sum(len(frame) for _, frame in small) > manifest.INNER_BYTES
-        shared = bytearray(b"" if packed else layout.inner)
+        frames = [] if packed else [layout.inner]
+        at = sum(map(len, frames))
         for channel, frame in small:
             value = self.encoded[channel]
             place = FrameRef(
                 value.k,
                 len(frame),
-                at=len(shared),
+                at=at,
                 attempt=attempt if packed else None,
                 packed=packed,
                 format=value.format,
             )
             layout.channels[channel] = self._ref(channel, value, place)
-            shared += frame
+            frames.append(frame)
+            at += len(frame)
         if not packed:
-            layout.inner = bytes(shared)
-        elif shared:
-            layout.uploads.append(self.context.upload(self.request.blob(keys.FRAMES, attempt), bytes(shared)))
+            layout.inner = b"".join(frames)
+        elif frames:
+            shared = large.joined(frames, hashed=self.context.reads_back)
+            layout.uploads.append(self.context.upload(self.request.blob(keys.FRAMES, attempt), shared))
         return layout
 
     def _place(self, layout: _Layout, channel: str, upload: PutBlob, attempt: str) -> None:

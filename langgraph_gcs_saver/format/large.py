@@ -1,4 +1,4 @@
-"""Full frames of large values, which are compressed while they are uploaded and so are never in memory as a whole."""
+"""Large objects, which are made while they are uploaded and so are never in memory as a whole."""
 
 from __future__ import annotations
 
@@ -63,6 +63,18 @@ def encode(
         if most is not None and begun.tell() > most:
             return Pieces(make, hashed=hashed)
     return begun.getvalue()
+
+
+def joined(frames: Sequence[bytes], *, hashed: bool) -> bytes | Pieces:
+    """Frames that follow each other in an object, in pieces if they are large together.
+
+    Args:
+        frames: The frames, which are in memory.
+        hashed: Whether to compute the sha256 of pieces.
+    """
+    if sum(map(len, frames)) < LARGE_BYTES:
+        return b"".join(frames)
+    return Pieces(partial(iter, frames), hashed=hashed)
 
 
 def _compressed(parts: Sequence[bytes], size: int, level: int) -> Iterator[bytes]:

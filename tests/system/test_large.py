@@ -49,6 +49,19 @@ def test_a_thread_of_large_values(make_saver, verify):
     assert values(make_saver().get_tuple(cfg(5)))["one"] == [*value, "step 5"]
 
 
+@pytest.mark.parametrize("verify", ["readback", "off"])
+def test_small_frames_that_are_large_together_are_not_joined(make_saver, verify):
+    sent = Sent()
+    state = {f"c{n:03}": noise(5_000, n) for n in range(120)}
+    put(make_saver(verify=verify, interceptors=[sent]), 1, state)
+    (upload,) = sent.uploads
+    assert isinstance(upload.data, Pieces)
+    assert max(map(len, upload.pieces)) < LARGE
+    reader = make_saver(cache_max_bytes=0)
+    assert values(reader.get_tuple(cfg(1))) == state
+    assert list(reader.admin.verify("t", depth="data")) == []
+
+
 def test_a_put_takes_as_many_rounds_as_without_pieces(make_saver, monkeypatch):
     put(make_saver(), 1, {"a": 1})  # the first put of a store looks around
     found = []
