@@ -55,8 +55,8 @@ def fetch(ids: Iterable[str], codec: Codec) -> Flow[None]:
         if not isinstance(last, Trained):
             reasons = ", and ".join(dict.fromkeys(map(str, (*damage, last))))
             raise DamageError(
-                f"The dictionary {id_!r} cannot be read: {reasons}. What was compressed with it is whole, but cannot be "
-                f"read without it. Restore {first!r} from a backup."
+                f"The dictionary {id_!r} cannot be read: {reasons}. What was compressed with it is whole, but cannot "
+                f"be read without it. Restore {first!r} from a backup."
             )
         codec.dictionaries.add(last)
 
