@@ -53,10 +53,9 @@ def fetch(ids: Iterable[str], codec: Codec) -> Flow[None]:
             found[second] = yield from GetBlob(second)
         *damage, last = _compared(id_, found, codec).values()
         if not isinstance(last, Trained):
-            reasons = ", and ".join(dict.fromkeys(map(str, (*damage, last))))
             raise DamageError(
-                f"The dictionary {id_!r} cannot be read: {reasons}. What was compressed with it is whole, but cannot "
-                f"be read without it. Restore {first!r} from a backup."
+                f"The dictionary {id_!r} cannot be read: {damage[0]}, and {last}. What was compressed with it is "
+                f"whole, but cannot be read without it. Restore {first!r} from a backup."
             )
         codec.dictionaries.add(last)
 

@@ -175,9 +175,8 @@ def test_a_lost_dictionary_is_no_damage_of_threads(store, cipher, trained, writt
             saver.admin.repair,
             lambda: saver.admin.prune(["t"]),
         ):
-            with pytest.raises(DamageError, match=f"dictionary '{trained}' cannot be read.*backup") as caught:
+            with pytest.raises(DamageError, match=f"dictionary '{trained}' cannot be read.*backup"):
                 call()
-            assert str(caught.value).count("is missing") == 1
     assert documents(store) == docs
     assert not documents(store, "new")
     raw.set_object(keys.dictionary_blobs(trained)[1], before[keys.dictionary_blobs(trained)[1]])
