@@ -7,12 +7,14 @@ dictionary's content, so a process knows whether what it has fetched is the dict
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 
-from langgraph_gcs_saver.engine.effects import Compute, DeleteBlobs, Flow, Gather, GetBlob, ListBlobs, On
+from langgraph_gcs_saver.engine.effects import Compute, DeleteBlobs, Emit, Flow, Gather, GetBlob, ListBlobs, On
 from langgraph_gcs_saver.engine.steps import at
 from langgraph_gcs_saver.errors import CheckpointVerificationError, DamageError, WrongKeyError
+from langgraph_gcs_saver.events import ClearTextEncrypted
 from langgraph_gcs_saver.flows.context import Context
 from langgraph_gcs_saver.format import keys, trained
 from langgraph_gcs_saver.format.frames import Codec, DictionaryNeeded, FrameError
@@ -21,6 +23,8 @@ from langgraph_gcs_saver.format.trained import Trained
 from langgraph_gcs_saver.results import Finding, RepairPlan, RepairStep
 
 T = TypeVar("T")
+
+_ENCRYPT = "If it is older than the cipher, call `repair` without a thread on a saver with accept_clear=True."
 
 
 def computed(function: Callable[[], T], *, size: int, codec: Codec) -> Flow[T]:
@@ -53,9 +57,10 @@ def fetch(ids: Iterable[str], codec: Codec) -> Flow[None]:
             found[second] = yield from GetBlob(second)
         *damage, last = _compared(id_, found, codec).values()
         if not isinstance(last, Trained):
+            is_clear = last.clear or any(isinstance(one, DamagedError) and one.clear for one in damage)
             raise DamageError(
                 f"The dictionary {id_!r} cannot be read: {damage[0]}, and {last}. What was compressed with it is "
-                f"whole, but cannot be read without it. Restore {first!r} from a backup."
+                f"whole, but cannot be read without it. {_ENCRYPT if is_clear else f'Restore {first!r} from a backup.'}"
             )
         codec.dictionaries.add(last)
 
@@ -119,13 +124,18 @@ def keep(dictionary: Trained, context: Context) -> Flow[list[str]]:
     found = yield from _look(dictionary.id, context.codec)
     wrong = [name for name, one in found.items() if isinstance(one, DamagedError)]
     if wrong:
-        yield from DeleteBlobs(tuple(wrong))
-        stored = yield from Compute(partial(context.codec.encode, dictionary.data), size=len(dictionary.data))
-        yield from Gather(tuple(context.upload(name, stored) for name in wrong))
-        for name, one in (yield from _look(dictionary.id, context.codec)).items():
-            if isinstance(one, DamagedError):
-                raise CheckpointVerificationError(f"{name!r} was written, and then: {one}. Call again.")
+        yield from _write(dictionary, wrong, context)
     return wrong
+
+
+def _write(dictionary: Trained, names: Sequence[str], context: Context) -> Flow[None]:
+    yield from DeleteBlobs(tuple(names))
+    stored = yield from Compute(partial(context.codec.encode, dictionary.data), size=len(dictionary.data))
+    yield from Gather(tuple(context.upload(name, stored) for name in names))
+    found = yield from _look(dictionary.id, context.codec)
+    for name in names:
+        if isinstance(found[name], DamagedError):
+            raise CheckpointVerificationError(f"{name!r} was written, and then: {found[name]}. Call again.")
 
 
 def survey(context: Context) -> Flow[list[Finding]]:
@@ -137,35 +147,45 @@ def survey(context: Context) -> Flow[list[Finding]]:
 
 
 def carried(source: str, context: Context) -> Flow[None]:
-    """Copy the dictionaries that this store lacks from another one, byte for byte: no key is needed."""
-    there = yield from stored_ids()
-    for id_ in (yield from at(source, stored_ids())):
-        if id_ in there:
-            continue
-        names = keys.dictionary_blobs(id_)
-        datas = yield from Gather(tuple(On(source, GetBlob(name)) for name in names))
-        yield from Gather(tuple(context.upload(n, d) for n, d in zip(names, datas, strict=True) if d is not None))
+    """Copy the objects of dictionaries that this store lacks from another one, byte for byte: no key is needed."""
+    there = yield from _stored()
+    for name in (yield from at(source, _stored())):
+        data = None if name in there else (yield from On(source, GetBlob(name)))
+        if data is not None:
+            yield from context.upload(name, data)
 
 
 def repair(*, dry_run: bool, context: Context) -> Flow[RepairPlan]:
-    """Write damaged objects of dictionaries again, from the other object of each.
+    """Write damaged objects of dictionaries again, from the other object of each, and encrypt those in clear.
+
+    It writes the two objects of a dictionary one after the other, so that one of them is whole at any time.
 
     Returns:
         The repair, as a plan without a thread.
     """
     findings: list[Finding] = []
     steps: list[RepairStep] = []
+    todo: list[tuple[Trained, str]] = []
+    clear = 0
+    strict = replace(context.codec, accept_clear=False)
     for id_ in (yield from stored_ids()):
-        found = yield from _look(id_, context.codec)
-        damaged = _findings(found)
-        whole = [one for one in found.values() if isinstance(one, Trained)]
-        findings += damaged
-        for one in damaged:
+        found = yield from _look(id_, strict)
+        accepted = (yield from _look(id_, context.codec)) if context.codec.accept_clear else found
+        # What the cipher vouches for comes first.
+        whole = [one for one in (*found.values(), *accepted.values()) if isinstance(one, Trained)]
+        for one in _findings(found):
+            findings.append(one)
+            is_clear = isinstance(accepted[one.name], Trained)
+            clear += is_clear
             reason = f"{one.reason}; the other object has it" if whole else f"{one.reason}, and so is the other object"
+            reason = f"{one.reason}; it is encrypted" if is_clear else reason
             steps.append(RepairStep(action="mend" if whole else "leave", name=one.name, reason=reason))
-        if damaged and whole and not dry_run:
-            yield from keep(whole[0], context)
-    return RepairPlan(thread_id="", findings=tuple(findings), steps=tuple(steps))
+            todo += [(first, one.name) for first in whole[:1]]
+    if clear and not dry_run:
+        yield from Emit(ClearTextEncrypted(thread_id="", documents=clear))
+    for dictionary, name in () if dry_run else todo:
+        yield from _write(dictionary, (name,), context)
+    return RepairPlan(thread_id="", findings=tuple(findings), steps=tuple(steps), clear=clear)
 
 
 def _findings(found: Mapping[str, Trained | DamagedError]) -> list[Finding]:
@@ -178,9 +198,15 @@ def _findings(found: Mapping[str, Trained | DamagedError]) -> list[Finding]:
 
 def stored_ids() -> Flow[Sequence[str]]:
     """The ids of the store's dictionaries."""
-    found: set[str] = set()
+    names = yield from _stored()
+    return sorted(set(names.values()))
+
+
+def _stored() -> Flow[Mapping[str, str]]:
+    """The ids of the store's dictionaries, by the names of their objects."""
+    found: dict[str, str] = {}
     after: str | None = None
     while page := (yield from ListBlobs(f"{keys.DICTIONARIES}/", after, checksums=False)):
-        found.update(id_ for blob in page if (id_ := keys.dictionary_of(blob.name)) is not None)
+        found.update((blob.name, id_) for blob in page if (id_ := keys.dictionary_of(blob.name)) is not None)
         after = page[-1].name
-    return sorted(found)
+    return found
