@@ -42,7 +42,6 @@ from langgraph.graph import END, START, StateGraph
 from langgraph.graph.state import CompiledStateGraph
 
 from langgraph_gcs_saver.events import Event
-from langgraph_gcs_saver.options import Verify
 from langgraph_gcs_saver.records import record
 from langgraph_gcs_saver.saver.checkpointer import GCSSaver
 from langgraph_gcs_saver.testing import PATIENCE
@@ -229,7 +228,7 @@ class Run:
     steps: int
     ledger: Path
     is_async: bool
-    verify: Verify = "readback"
+    verify: str = "readback"
 
 
 def run_graph(order: Run, pipe: Connection) -> None:
@@ -290,9 +289,7 @@ class Report:
         )
 
 
-def kill_at_random(
-    uri: str, *, kills: int = 10, steps: int = STEPS, seed: int = 0, verify: Verify = "readback"
-) -> Report:
+def kill_at_random(uri: str, *, kills: int = 10, steps: int = STEPS, seed: int = 0, verify: str = "readback") -> Report:
     """Run the graph on a store, thread after thread, in processes that are killed `kills` times.
 
     Args:
@@ -319,7 +316,7 @@ def kill_at_random(
 class _Killer:
     """Runs the graph in processes that are killed, on one thread after another."""
 
-    def __init__(self, uri: str, steps: int, folder: Path, chance: random.Random, verify: Verify = "readback") -> None:
+    def __init__(self, uri: str, steps: int, folder: Path, chance: random.Random, verify: str = "readback") -> None:
         self.uri = uri
         self.steps = steps
         self.folder = folder
