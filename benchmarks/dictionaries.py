@@ -17,6 +17,7 @@ from typing import Any
 
 from benchmarks.corpora import CORPORA, fill
 from langgraph_gcs_saver import GCSSaver, Training
+from langgraph_gcs_saver.flows.train import KINDS
 
 BAR = 0.25
 """A dictionary is worth its place in the format if it saves this share of one corpus."""
@@ -31,16 +32,6 @@ def measure(corpus: str, threads: int, *, own_words: bool) -> Training:
         for _ in fill(saver, corpus, threads, own_words=own_words):
             pass
         return saver.admin.train(sample=2000, holdout=0.3)
-
-
-KINDS = (
-    "manifests",
-    "full values",
-    "incremental values",
-    "values in objects",
-    "pending writes",
-    "names and other fields",
-)
 
 
 def row(corpus: str, found: Training) -> dict[str, Any]:

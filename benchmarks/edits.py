@@ -10,7 +10,6 @@ turn in one process. Stored bytes are those of the frame, as a share of the full
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import statistics
 import sys
@@ -18,7 +17,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from benchmarks.chat import messages
-from benchmarks.storage import SERDE, Bar, cpu, put_all, zstd
+from benchmarks.storage import SERDE, Bar, cpu, put_all, report, zstd
 from langgraph_gcs_saver.format.frames import Codec
 
 CODEC = Codec(3)
@@ -136,12 +135,7 @@ def main() -> int:
         bars += [Bar(f"1.3 MB chat, {name}: CPU, to a full frame", time, most_time)]
         bars += [Bar(f"1.3 MB chat, {name}: bytes, to a full frame", stored, most_bytes)]
     bars += [window(), *repeated(), *everywhere(), *unlike()]
-    if options.json:
-        print(json.dumps([bar.__dict__ for bar in bars], indent=1))
-    else:
-        print("| measure | measured | bar |\n|---|---|---|")
-        print("\n".join(map(str, bars)))
-    return int(any(bar.value > bar.bar for bar in bars))
+    return report(bars, as_json=options.json)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ nor the service's, and an RPC after it meets other caches. Exit code 1 when a ba
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
 import subprocess
@@ -21,11 +20,12 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.chat import messages
 from benchmarks.event_loop import emulators
+from benchmarks.storage import report
 from benchmarks.verify import Thread
 from langgraph_gcs_saver import GCSSaver
 from langgraph_gcs_saver.engine.effects import Commit, Effect, GetDocs, Merge, QueryDocs
@@ -253,12 +253,7 @@ def main() -> int:
     options = parser.parse_args()
     with ExitStack() as stack:
         bars = measure(stack.enter_context(emulators()), options.runs, options.turns)
-    if options.json:
-        print(json.dumps([asdict(bar) for bar in bars], indent=1))
-    else:
-        print("| measure | measured | bar |\n|---|---|---|")
-        print("\n".join(map(str, bars)))
-    return int(any(bar.value > bar.bar for bar in bars))
+    return report(bars, as_json=options.json)
 
 
 if __name__ == "__main__":

@@ -16,9 +16,9 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from typing import Any
 
@@ -206,6 +206,16 @@ def changing() -> list[Bar]:
     return bars
 
 
+def report(bars: Sequence[Any], *, as_json: bool) -> int:
+    """Print rows that have a value and a bar. Returns the exit code: 1 if a value exceeds its bar."""
+    if as_json:
+        print(json.dumps([asdict(bar) for bar in bars], indent=1))
+    else:
+        print("| measure | measured | bar |\n|---|---|---|")
+        print("\n".join(map(str, bars)))
+    return int(any(bar.value > bar.bar for bar in bars))
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("--quick", action="store_true", help="leave out the chat of 1,000 turns")
@@ -217,12 +227,7 @@ def main() -> int:
         frames, _ = chat(1000)
         bars.append(Bar("the same for 1,000 turns", frames, 7))
     bars += rest + growing() + changing()
-    if options.json:
-        print(json.dumps([bar.__dict__ for bar in bars], indent=1))
-    else:
-        print("| measure | measured | bar |\n|---|---|---|")
-        print("\n".join(map(str, bars)))
-    return int(any(bar.value > bar.bar for bar in bars))
+    return report(bars, as_json=options.json)
 
 
 if __name__ == "__main__":

@@ -35,6 +35,7 @@ from langgraph_gcs_saver.engine.effects import (
     QueryDocs,
     Write,
 )
+from langgraph_gcs_saver.engine.pieces import crc32c
 from langgraph_gcs_saver.errors import ConflictError, SerializationError
 from langgraph_gcs_saver.flows.cache import ByteCache
 from langgraph_gcs_saver.flows.context import Context, Loads
@@ -48,7 +49,6 @@ from langgraph_gcs_saver.flows.threads import note_thread
 from langgraph_gcs_saver.flows.writes import PendingWrite, read_writes
 from langgraph_gcs_saver.format import filters, keys, manifest
 from langgraph_gcs_saver.format.digests import Digested
-from langgraph_gcs_saver.format.frames import crc32c
 from langgraph_gcs_saver.format.manifest import (
     ChannelRef,
     DamagedError,

@@ -251,7 +251,7 @@ class _Attempts:
                 writes = self._writes(plan, layout, thread)
                 times = yield from self._commit((*writes, *beside))
             if times is not None:
-                yield from self._let_trail(self._stored(number, plan, layout, times[0]))
+                yield from self._let_trail(number, plan, layout, times[0])
             if times is not None and (yield from self._prove(layout, times, thread)):
                 self._remember(plan, writes, times)
                 yield from self._report_fork()
@@ -279,7 +279,7 @@ class _Attempts:
             beside=self.beside,
         )
 
-    def _let_trail(self, stored: Stored) -> Flow[None]:
+    def _let_trail(self, number: int, plan: Manifest, layout: _Layout, time: int) -> Flow[None]:
         """Let the caller continue, if the proof may trail. A member of a team needs a proven checkpoint to vote for."""
         if not self.context.trails or self.request.beside:
             return
@@ -287,6 +287,7 @@ class _Attempts:
         ready = {channel: partial(Serialized, found.type, found.value.data) for channel, found in self.encoded.items()}
         self.request = replace(self.request, values=ready)
         kept = [one for found in self.encoded.values() for one in (found.value.data, found.frame)]
+        stored = self._stored(number, plan, layout, time)
         yield from Durable(stored, sum([len(one) for one in kept if isinstance(one, bytes)]))
 
     # What the checkpoint inherits

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any, cast
 
 from langgraph_gcs_saver.engine.effects import Doc, GetBlob, GetDocs
+from langgraph_gcs_saver.engine.pieces import crc32c
 from langgraph_gcs_saver.errors import WrongKeyError
 from langgraph_gcs_saver.flows.context import Context
-from langgraph_gcs_saver.format import frames, manifest
+from langgraph_gcs_saver.format import manifest
 from langgraph_gcs_saver.format.digests import Digested
 from langgraph_gcs_saver.format.frames import FrameError
 from langgraph_gcs_saver.format.manifest import DIGEST_DIGITS, DamagedError, FrameRef, Manifest, Step
@@ -227,7 +228,7 @@ class Sources:
             ) from None
         except WrongKeyError:
             # The frame may have been encrypted with an older key than its checkpoint. A whole frame is not damaged.
-            whole = frame.crc32c is not None and frames.crc32c(stored) == frame.crc32c
+            whole = frame.crc32c is not None and crc32c(stored) == frame.crc32c
             if whole or not self._context.codec.has_key(stored):
                 raise
             raise DamagedError("a frame cannot be decrypted", channel=channel, frame=name, at=frame.at) from None

@@ -32,7 +32,7 @@ _TOGETHER = 8
 _DOCS = 50
 """How many names, threads, and newest documents of a collection of each thread are read at once."""
 
-MANIFESTS, FULL, INCREMENTAL, OBJECTS, WRITES, REST = (
+KINDS = MANIFESTS, FULL, INCREMENTAL, OBJECTS, WRITES, REST = (
     "manifests",
     "full values",
     "incremental values",

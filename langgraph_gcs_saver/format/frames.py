@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 
 import zstandard
 
-from langgraph_gcs_saver.engine import pieces
 from langgraph_gcs_saver.errors import InvalidOptionError, ValueTooLargeError, WrongKeyError
 from langgraph_gcs_saver.format import keys, splices, trained
 from langgraph_gcs_saver.format.dictionary import BELOW, DICTIONARY
@@ -624,9 +623,6 @@ def open_envelope(plain: bytes) -> tuple[Any, bytes]:
         return _parse(plain[_LENGTH.size : end].decode("utf-8", "surrogatepass")), plain[end:]
     except (ValueError, RecursionError):
         raise FrameError("an envelope whose head is not JSON") from None
-
-
-crc32c = pieces.crc32c
 
 
 def _check_size(stored: bytes, accept: Callable[[int], bool], *, has_dictionary: bool = False) -> tuple[int, int]:

@@ -48,6 +48,9 @@ a version five steps back has a literal five times as large. Such frames are mad
 most of what is stored. So they get a larger dictionary, although it takes more time.
 """
 
+_MAX_NEAR = 63
+"""Largest number for the size of a dictionary. Larger ones would be numbers of more than 64 bits."""
+
 
 @record(frozen=True, slots=True)
 class Copy:
@@ -244,9 +247,6 @@ def _parse_first(numbers: _Numbers, size: int, base_size: int) -> Splice:
         raise ValueError("a splice that its base does not allow")
     copies = Copy(head, head, end), Copy(literal - head, rest, base_size)
     return Splice(copies, [(near, rest)], numbers.read)
-
-
-_MAX_NEAR = 63
 
 
 class _Numbers:

@@ -53,6 +53,7 @@ from langgraph_gcs_saver.engine.effects import (
     ReadIndexing,
     SetLifecycle,
 )
+from langgraph_gcs_saver.engine.pieces import crc32c
 from langgraph_gcs_saver.errors import DamageError, InvalidInputError, PermissionDeniedError, StoreError
 from langgraph_gcs_saver.format import frames, keys, registry
 from langgraph_gcs_saver.records import record
@@ -132,7 +133,7 @@ class NewArchive:
 
     def add_blob(self, name: str, data: bytes) -> None:
         """Add an object."""
-        self._index["objects"].append([name, len(data), hashlib.sha256(data).hexdigest(), frames.crc32c(data)])
+        self._index["objects"].append([name, len(data), hashlib.sha256(data).hexdigest(), crc32c(data)])
         self._add(f"objects/{next(self._numbers):08}", data)
 
     def add_doc(self, doc: Doc) -> None:

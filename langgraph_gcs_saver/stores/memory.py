@@ -35,8 +35,8 @@ from langgraph_gcs_saver.engine.effects import (
     ReadIndexing,
     SetLifecycle,
 )
+from langgraph_gcs_saver.engine.pieces import crc32c
 from langgraph_gcs_saver.errors import SaverClosedError, StoreError
-from langgraph_gcs_saver.format.frames import crc32c
 from langgraph_gcs_saver.stores import rows
 
 Rows = Mapping[rows.Key, rows.Row]

@@ -87,7 +87,7 @@ def pipelined(make_saver, proofs):
 
     At the end the proofs are released, because `close` waits for them.
     """
-    make_saver().delete_thread("nobody")
+    make_saver().delete_thread("x")
 
     def make(**options):
         interceptors = [*options.pop("interceptors", ()), proofs]

@@ -15,6 +15,7 @@ from Crypto.Cipher import AES
 from hypothesis import example
 from hypothesis import strategies as st
 
+from langgraph_gcs_saver.engine.pieces import crc32c
 from langgraph_gcs_saver.errors import InvalidOptionError, ValueTooLargeError, WrongKeyError
 from langgraph_gcs_saver.format import frames
 from langgraph_gcs_saver.format.dictionary import BELOW, DICTIONARY
@@ -712,5 +713,5 @@ def test_an_envelope_over_the_limit_is_refused_by_what_it_says():
 def test_crc32c_is_written_as_cloud_storage_writes_it(plain):
     import base64
 
-    assert int.from_bytes(base64.b64decode(frames.crc32c(plain)), "big") == google_crc32c.value(plain)
-    assert frames.crc32c(b"123456789") == "4waSgw=="  # the check value of CRC-32C, 0xE3069283
+    assert int.from_bytes(base64.b64decode(crc32c(plain)), "big") == google_crc32c.value(plain)
+    assert crc32c(b"123456789") == "4waSgw=="  # the check value of CRC-32C, 0xE3069283

@@ -4,10 +4,10 @@ import hashlib
 
 import pytest
 
-from langgraph_gcs_saver.engine.pieces import Pieces
+from langgraph_gcs_saver.engine.pieces import Pieces, crc32c
 from langgraph_gcs_saver.errors import ValueTooLargeError
 from langgraph_gcs_saver.format import large
-from langgraph_gcs_saver.format.frames import Codec, crc32c
+from langgraph_gcs_saver.format.frames import Codec
 from tests.system.build import noise
 
 CODEC = Codec(3)
