@@ -202,8 +202,9 @@ def delete_thread(thread_id: str, context: Context, *, seen: int | None = None, 
         count, held = yield from _delete_with_runs(thread_id, mark, runs, context, force=force)
         documents += count
         if held:
+            there = frozenset((yield from ListCollections(thread)))
             for entry in registry.COLLECTIONS:
-                if not (entry.tells_runs or entry.ends):
+                if entry.id in there and not (entry.tells_runs or entry.ends):
                     documents += yield from _delete_all(thread, entry)
             count, mark = yield from _delete_blobs(thread_id, mark, context)
             objects += count

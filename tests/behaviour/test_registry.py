@@ -19,6 +19,7 @@ from langgraph_gcs_saver.format.manifest import DamagedError
 from langgraph_gcs_saver.format.registry import Collection
 from langgraph_gcs_saver.provisioning import unindexed
 from langgraph_gcs_saver.testing.crash import Crashed, CrashingSaver, Plan
+from langgraph_gcs_saver.testing.interceptors import CountingInterceptor
 from tests.behaviour.api import cfg, checkpoint, metadata, version
 from tests.kit.interceptors import Later
 from tests.stateful.threads import MOSTLY_LOCAL
@@ -124,6 +125,17 @@ def test_deletion(registered, make_saver, raw, thread):
     saver.delete_thread(thread)
     assert [name for name in raw.documents() if name.startswith(keys.THREADS)] == []
     assert blobs(raw) == set()
+
+
+def test_a_deletion_lists_only_the_collections_that_are_there(make_saver):
+    counts = CountingInterceptor()
+    saver = make_saver(interceptors=[counts])
+    saver.put(cfg("t"), checkpoint(1, {"v": 1}), metadata(step=1), {"v": version(1)})
+    saver.put_writes(cfg("t", n=1), [("v", 2)], "task")
+    counts.clear()
+    saver.delete_thread("t")
+    # Twice each: checkpoints, what was set aside, and pending writes; once the lease.
+    assert counts.requests["QueryDocs"] == 7
 
 
 @pytest.mark.parametrize("source", ["t", LONG])
