@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import marshal
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
@@ -37,11 +38,46 @@ _TIPS_BYTES = 4 << 20
 
 
 @record(frozen=True, slots=True)
+class Content:
+    """What a manifest has besides the outline, and the digest that shows that a document still has it.
+
+    Each read gets a copy, because callers change the fields of a checkpoint that they get.
+
+    Attributes:
+        digest: The digest of the document.
+        checkpoint: The checkpoint's plain fields, by `marshal`: as compact as JSON, and quicker to copy.
+        rest: The checkpoint's other fields.
+        metadata: The metadata.
+    """
+
+    digest: bytes
+    checkpoint: bytes
+    rest: Serialized | None
+    metadata: Serialized
+
+    @classmethod
+    def of(cls, known: Manifest, digest: bytes) -> Content:
+        """The content of a manifest whose plain fields are such as JSON returns unchanged."""
+        return cls(digest, marshal.dumps(dict(known.checkpoint)), known.rest, known.metadata)
+
+    @property
+    def size(self) -> int:
+        """Bytes in memory, roughly."""
+        return len(self.checkpoint) + len(self.metadata.data) + (0 if self.rest is None else len(self.rest.data))
+
+    def manifest(self, outline: Manifest) -> Manifest:
+        """The manifest again, with an own copy of all that can be changed."""
+        checkpoint = marshal.loads(self.checkpoint)  # noqa: S302 - this process has made the bytes
+        return replace(outline, checkpoint=checkpoint, rest=self.rest, metadata=self.metadata)
+
+
+@record(frozen=True, slots=True)
 class Head:
     """A checkpoint as last seen: what a child inherits from it, and the precondition for inheriting.
 
     Attributes:
         manifest: An outline of its manifest.
+        content: The rest of its manifest.
         update_time: When its document last changed.
         heir: The id of its latest child.
         run_id: The run that wrote it.
@@ -51,6 +87,7 @@ class Head:
     """
 
     manifest: Manifest
+    content: Content
     update_time: int
     heir: str | None
     run_id: str | None = None
@@ -68,6 +105,7 @@ class Head:
         run_id = doc.fields.get("run_id")
         return cls(
             manifest.outline(),
+            Content.of(manifest, doc.fields["digest"]),
             doc.update_time,
             heir_of(doc),
             run_id if isinstance(run_id, str) else None,
@@ -218,7 +256,7 @@ class Context:
     def remember(self, head: Head) -> None:
         """Keep a head for the next put. Its size in memory is estimated."""
         size = 1000 + sum(600 + 400 * len(ref.chain) for ref in head.manifest.channels.values())
-        self.heads.put(head.manifest.name, head, size)
+        self.heads.put(head.manifest.name, head, size + head.content.size)
 
     def expect(self, thread_id: str, ns: str, name: str) -> None:
         """Expect that the latest checkpoint of a namespace stays the one whose document has this name."""

@@ -210,7 +210,7 @@ def _get(
                 continue
             return None, None
         try:
-            found = Found(doc, (yield from read_manifest(doc, context.codec)))
+            found = Found(doc, (yield from _manifest_of(doc, context)))
             loaded = yield from _load([found], answers, loads, context)
         except DamagedError as damage:
             seen = (damage.reason, damage.channel, damage.frame, doc.update_time)
@@ -273,6 +273,14 @@ def _is_unchanged(doc: Doc, seen: Head) -> bool:
     return doc.update_time == seen.update_time
 
 
+def _manifest_of(doc: Doc, context: Context) -> Flow[Manifest]:
+    """The manifest of a document, as this process remembers it if the digest is the same; raises as `read_manifest`."""
+    head = context.heads.get(doc.name)
+    if head is not None and manifest.has_digest(doc, head.content.digest):
+        return head.content.manifest(head.manifest)
+    return (yield from read_manifest(doc, context.codec))
+
+
 def _needs(head: Head, context: Context) -> tuple[Effect[Any], ...]:
     """What reads the rest of a checkpoint whose document is being read: its pending writes, and frames elsewhere."""
     known = head.manifest
@@ -315,7 +323,7 @@ def list_page(
             end = docs[number - 1].name
             break
         try:
-            found = yield from read_manifest(doc, context.codec)
+            found = yield from _manifest_of(doc, context)
             if search.wanted and not filters.matches(metadata_of(found, loads), search.wanted):
                 continue
         except (DamagedError, UnsupportedFormatError):
@@ -487,7 +495,9 @@ def _load(found: list[Found], answers: _Answers, loads: Loads, context: Context)
     loaded: list[Loaded] = yield from Compute(load, size=size)
     yield from report_clear(context.codec)
     for item in found:
-        context.remember(Head.of(item.manifest, item.doc))
+        head = context.heads.get(item.doc.name)
+        if head is None or head.update_time != item.doc.update_time:
+            context.remember(Head.of(item.manifest, item.doc))
     return loaded
 
 

@@ -34,7 +34,7 @@ from langgraph_gcs_saver.events import (
 from langgraph_gcs_saver.flows import dictionaries
 from langgraph_gcs_saver.flows.cache import ByteCache
 from langgraph_gcs_saver.flows.companions import Companion
-from langgraph_gcs_saver.flows.context import MAX_TRIES, Context, Head
+from langgraph_gcs_saver.flows.context import MAX_TRIES, Content, Context, Head
 from langgraph_gcs_saver.flows.fences import Fence, fence_of
 from langgraph_gcs_saver.flows.leases import overtaken, respect
 from langgraph_gcs_saver.flows.manifests import encode_manifest, read_manifest, unreadable
@@ -253,7 +253,7 @@ class _Attempts:
             if times is not None:
                 yield from self._let_trail(number, plan, layout, times[0])
             if times is not None and (yield from self._prove(layout, times, thread)):
-                self._remember(plan, writes, times)
+                self._remember(plan, layout, writes, times)
                 yield from self._report_fork()
                 if self.own is None:
                     yield from self._report_second_root(thread)
@@ -609,12 +609,13 @@ class _Attempts:
         noted = self.context.noted.get(self._note)
         return noted is None or not 0 <= self.request.now - noted < NOTE_SECONDS
 
-    def _remember(self, plan: Manifest, writes: tuple[Write, ...], times: tuple[int, ...]) -> None:
+    def _remember(self, plan: Manifest, layout: _Layout, writes: tuple[Write, ...], times: tuple[int, ...]) -> None:
         """Keep what the commit showed, so that the next put needs no read."""
         request, noted = self.request, self.context.noted
         self.context.remember(
             Head(
                 plan.outline(),
+                Content.of(plan, layout.fields["digest"]),
                 times[0],
                 None,
                 request.run_id,

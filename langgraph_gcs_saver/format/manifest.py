@@ -639,6 +639,17 @@ def encoded_of(doc: Doc) -> bytes:
     return encoded
 
 
+def has_digest(doc: Doc, wanted: bytes) -> bool:
+    """Whether a document is whole, and has this digest."""
+    if doc.fields.get("digest") != wanted:
+        return False
+    try:
+        encoded_of(doc)
+    except (DamagedError, UnsupportedFormatError):
+        return False
+    return True
+
+
 @record(frozen=True, slots=True)
 class Stub:
     """A reference in a document to an envelope that is too large for the document and is stored in an object.

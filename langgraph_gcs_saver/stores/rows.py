@@ -6,7 +6,8 @@ store acts in its own way: the embedded store with SQL in a transaction, the sto
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 from google.protobuf.message import DecodeError
@@ -165,15 +166,14 @@ class Query:
         Args:
             rows: The paths in the range of names, each followed by its row, in ascending order.
         """
-        docs: list[Doc] = []
+        return list(islice(self._matching(rows), self._limit))  # No row is read after the last one.
+
+    def _matching(self, rows: Iterable[Iterable[Any]]) -> Iterator[Doc]:
         for path, *row in rows:
-            if self._limit is not None and len(docs) >= self._limit:
-                break
             message, create_time, update_time = _read(*row)
             # A corrupt document might have matched, so the reader must see it.
             if message is _DAMAGED or all(_matches(message, where, asked) for where, asked in self._where):
-                docs.append(_masked(name_of(path), (message, create_time, update_time), self._mask))
-        return docs
+                yield _masked(name_of(path), (message, create_time, update_time), self._mask)
 
 
 _DAMAGED = to_map({"format": None})
