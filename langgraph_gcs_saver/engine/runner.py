@@ -7,6 +7,7 @@ leaves the request to another thread, and waits. Computations and events stay in
 from __future__ import annotations
 
 import asyncio
+import copy
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from contextvars import copy_context
@@ -127,6 +128,12 @@ class Backend:
         self._pools = PerProcess(partial(_Pools, max_threads, self._limit))
         self._closed = False
         self._intercept(interceptors)
+
+    def admitting(self, admit: Admit) -> Backend:
+        """The same stores, threads and subscribers, for flows that pass through another function before."""
+        other = copy.copy(self)
+        other.admit = admit
+        return other
 
     def intercept(self, interceptor: Interceptor) -> Callable[[], None]:
         """Put an interceptor around the others, for the effects that begin from now on.

@@ -28,6 +28,7 @@
     │   ├── OutcomeUnknownError             an earlier attempt may have taken effect: find out, and call `resolve`
     │   ├── NotDurableError                 the checkpoint that ordered it is not stored: see `durability`
     │   └── ResultNotStoredError            it is done, and its result could not be stored
+    ├── NotPrimaryError (RuntimeError)      the store is a replica, or was the primary: use the other one; retry later
     ├── LeaseMismatchError (RuntimeError)   the config has another thread's lease, or lacks one: use `lease.config`
     ├── OperationFailedError (RuntimeError)   an operation has failed for good: name its exception in `errors`
     ├── BatchError (GraphBubbleUp)          a batch cannot be opened or continued; no item was skipped
@@ -380,6 +381,33 @@ class FencedError(GCSSaverError, RuntimeError):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return partial(type(self), thread_id=self.thread_id), self.args
+
+
+class NotPrimaryError(GCSSaverError, RuntimeError):
+    """The store is not the primary of the two that replicate each other, so the call was refused.
+
+    A service answers with the status 503 and the header `Retry-After`, until the failover has ended, or it uses the
+    other store. `once` has started nothing if it raises this before it has called the function.
+
+    Attributes:
+        role: What the store is: `replica`, or `fenced` if it was the primary.
+        other: The connection string of the other store.
+        epoch: The number of the change of roles that made it so.
+        retry_after: Seconds after which a caller may try again, for the header.
+    """
+
+    kind = "not-primary"
+    exit_code = 10
+    retry_after: ClassVar[int] = 5
+
+    def __init__(self, message: str, *, role: str, other: str, epoch: int) -> None:
+        super().__init__(message)
+        self.role = role
+        self.other = other
+        self.epoch = epoch
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return partial(type(self), role=self.role, other=self.other, epoch=self.epoch), self.args
 
 
 class LeaseMismatchError(GCSSaverError, RuntimeError):

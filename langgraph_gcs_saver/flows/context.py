@@ -13,6 +13,7 @@ from langgraph_gcs_saver.engine.pieces import Pieces
 from langgraph_gcs_saver.flows.cache import ByteCache
 from langgraph_gcs_saver.flows.companions import NO_COMPANIONS, Attempt, Companion, Companions
 from langgraph_gcs_saver.flows.fences import Fence, Fences, fence_of
+from langgraph_gcs_saver.flows.roles import Region
 from langgraph_gcs_saver.format.chains import MIN_BYTES
 from langgraph_gcs_saver.format.digests import Digested
 from langgraph_gcs_saver.format.frames import Codec, is_encrypted
@@ -139,12 +140,14 @@ class Binding:
         is_bound: Whether this process has read the store's document, and it names this place.
         has_looked: Whether this process has found no such document, and no thread that names another bucket.
         is_empty: Whether the store had no threads at that time.
+        region: What gets its first look at the store's role from the read of the store's document.
     """
 
     place: Place
     is_bound: bool = False
     has_looked: bool = False
     is_empty: bool = False
+    region: Region | None = None
 
 
 @record(frozen=True, slots=True)
@@ -164,6 +167,7 @@ class Context:
         timeout: Seconds to wait for other calls, such as a deletion that is under way.
         new_attempt: Makes a name that no other attempt has.
         binding: The place of objects; `None` for a store whose documents and objects cannot be separated.
+        region: What this process knows of the store's role.
         companions: What rides in the commits of puts and pending writes, in the order in which they are asked.
         heads: Checkpoints as last seen, by document name.
         tips: The name of the document that a read of the latest checkpoint should find, by thread and namespace.
@@ -188,6 +192,7 @@ class Context:
     timeout: float
     new_attempt: Callable[[], str]
     binding: Binding | None = None
+    region: Region = field(default_factory=Region)
     companions: tuple[Companion, ...] = ()
     heads: ByteCache[str, Head] = field(default_factory=lambda: ByteCache(_HEADS_BYTES))
     tips: ByteCache[tuple[str, str], str] = field(default_factory=lambda: ByteCache(_TIPS_BYTES))

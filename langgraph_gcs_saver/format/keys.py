@@ -26,6 +26,10 @@ lg_teams/{team}/lg_members/{member}                            a member of a tea
 lg_teams/{team}/lg_sets/{set}                                  a set: one checkpoint of each member
 lg_teams/{team}/lg_sets/{set}/lg_votes/{member}                the checkpoint that a member votes for
 lg_cache/{sha256(ns)}-{sha256(key)}                            a node's result that `FirestoreCache` keeps
+lg_region/role-{00..ff}                                        which of two stores takes what is stored
+lg_region/mark                                                 how far this store has what the other one has
+lg_outbox/{thread}-{nonce}                                     a document that the other store has to get
+lg_threads/{thread}/lg_ship/ship                               moves with each commit of a shipper
 lg_store/place                                                 the bucket and prefix of the store's objects
 lg_store/analytics                                             the key of the digests of threads in analytics
 {thread}/{ns}/{checkpoint}/{channel}-{attempt}.zst             an object, below the prefix
@@ -77,6 +81,10 @@ TEAMS = "lg_teams"
 MEMBERS = "lg_members"
 SETS = "lg_sets"
 VOTES = "lg_votes"
+REGION = "lg_region"
+OUTBOX = "lg_outbox"
+SHIPS = "lg_ship"
+_SHIP = "ship"
 _BLOB_KEY = "key"
 CACHE = "lg_cache"
 _CURRENT = "current"
@@ -93,6 +101,12 @@ SHARED = "lg_store/operations"
 
 A collection at the root would have the same name as the operations of a thread whose document is a store's root.
 """
+
+MARK = f"{REGION}/mark"
+"""Name of the document that says how far this store has what the other one of two stores has."""
+
+SHARED_OUTBOX = "~operations"
+"""What stands for the thread in the names of entries for operations that all threads share. No thread has this name."""
 
 PROBES = "~setup"
 """Prefix of the names of objects that prove something and hold no state."""
@@ -881,6 +895,36 @@ def run_doc(run_id: str, thread_id: str) -> str:
 def active_doc(thread_id: str) -> str:
     """Name of the document that says that a thread's turn has not finished."""
     return f"{ACTIVE}/{spread(thread_id, 'thread id')}"
+
+
+def role_doc(digits: str) -> str:
+    """Name of the document with the store's role, for threads whose names begin with these two digits."""
+    return f"{REGION}/role-{digits}"
+
+
+def outbox_doc(segment: str, nonce: str) -> str:
+    """Name of an entry of the outbox, for the thread with this segment, or for `SHARED_OUTBOX`."""
+    return f"{OUTBOX}/{segment}-{nonce}"
+
+
+def outbox_segment(name: str) -> str:
+    """The thread's segment in the name of an entry of the outbox, or `SHARED_OUTBOX`."""
+    return name.partition("/")[2].rpartition("-")[0]
+
+
+def outbox_range(segment: str) -> tuple[str, str]:
+    """Range of names [start, end) that holds all entries of a thread, and some of threads whose ids begin like its."""
+    return f"{OUTBOX}/{segment}-", f"{OUTBOX}/{segment}."
+
+
+def ship_doc(thread_id: str) -> str:
+    """Name of the document that moves with each commit of a shipper for a thread."""
+    return f"{thread_doc(thread_id)}/{SHIPS}/{_SHIP}"
+
+
+def is_ship_doc(leaf: str) -> bool:
+    """Whether the last segment of a name can be that of a document of shippers."""
+    return leaf == _SHIP
 
 
 def run_threads(run_id: str) -> str:

@@ -30,6 +30,8 @@ AT_ROOT = frozenset(
         keys.ROLLBACKS,
         keys.TEAMS,
         keys.CACHE,
+        keys.REGION,
+        keys.OUTBOX,
         "lg_apps",
         "lg_setup",
         "lg_store",
@@ -44,6 +46,8 @@ UNINDEXED_AT_ROOT = (
     (keys.SETS, "set"),
     (keys.VOTES, "*"),
     (keys.CACHE, "*"),
+    (keys.REGION, "*"),
+    (keys.OUTBOX, "*"),
 )
 """Collections that are not below a thread, with fields that no query filters by; `*` is every field."""
 
@@ -84,6 +88,8 @@ class Collection:
         copied: Makes the copy of a document for `copy_thread`; `None` if `copy_thread` carries none.
         equal: Whether a document is a copy with the given fields, if a copy's fields differ each time they are made.
         objects: Reads a document, to verify it and to keep the objects that it needs; `None` if nothing reads it.
+        replicated: What entries of the outbox call its documents, if another region's store gets them too; `None` if
+            that store has none, or makes its own. See `format.regions`.
         needed: The checkpoints that a document needs, to verify that they are there; `None` if it needs none.
         note: Keeps a list of its documents at the store's root; `None` if there is none. A commit that changes a
             document so that the list changes has this write, too.
@@ -99,6 +105,7 @@ class Collection:
     tells_runs: bool = False
     ends: bool = False
     moved: bool = True
+    replicated: str | None = None
     copied: Copied | None = None
     equal: Equal = lambda doc, fields, _: doc.fields == fields
     objects: Objects | None = None
@@ -129,14 +136,16 @@ COLLECTIONS: tuple[Collection, ...] = (
         is_name=keys.is_checkpoint_doc,
         is_plain=False,
         tells_runs=True,
+        replicated="put",
         unindexed=("digest", "frames", "heir", "holds", "manifest", "objects"),
     ),
-    Collection(id=keys.WRITES, is_name=keys.is_writes_doc, is_plain=False),
+    Collection(id=keys.WRITES, is_name=keys.is_writes_doc, is_plain=False, replicated="writes"),
     Collection(id=keys.ASIDE, is_name=bool, tells_runs=True),
     Collection(id=keys.LEASES, is_name=keys.is_lease_doc, ends=True, moved=False),
     Collection(
         id=keys.OPERATIONS,
         is_name=keys.is_operation_doc,
+        replicated="operation",
         copied=operations.copied,
         equal=operations.equal,
         objects=operations.objects,
@@ -146,6 +155,7 @@ COLLECTIONS: tuple[Collection, ...] = (
     Collection(
         id=keys.BATCHES,
         is_name=keys.is_batch_doc,
+        replicated="batch",
         copied=item_batches.copied,
         equal=item_batches.equal,
         objects=item_batches.batch_objects,
@@ -154,6 +164,7 @@ COLLECTIONS: tuple[Collection, ...] = (
     Collection(
         id=keys.DONE,
         is_name=keys.is_done_doc,
+        replicated="batch",
         copied=item_batches.copied,
         equal=item_batches.equal,
         objects=item_batches.done_objects,
@@ -164,15 +175,18 @@ COLLECTIONS: tuple[Collection, ...] = (
     Collection(
         id=keys.RESUMES,
         is_name=keys.is_resume_doc,
+        replicated="resume",
         copied=turns.copied,
         equal=turns.equal,
         objects=turns.objects,
         is_clear=turns.is_clear,
     ),
+    Collection(id=keys.SHIPS, is_name=keys.is_ship_doc, ends=True, moved=False),
     Collection(id=keys.RECOVERIES, is_name=keys.is_recovery_doc, moved=False),
     Collection(
         id=keys.SAGAS,
         is_name=keys.is_saga_doc,
+        replicated="saga",
         copied=sagas.copied,
         equal=sagas.equal,
         objects=sagas.objects,
@@ -184,6 +198,7 @@ COLLECTIONS: tuple[Collection, ...] = (
     Collection(
         id=keys.BLOBS,
         is_name=keys.is_blob_doc,
+        replicated="blob",
         copied=blobs.copied,
         equal=blobs.equal,
         objects=blobs.objects,

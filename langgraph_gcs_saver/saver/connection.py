@@ -23,9 +23,10 @@ from langgraph_gcs_saver.engine.protocols import BlobStore, DocumentStore
 from langgraph_gcs_saver.engine.runner import Admit, Backend, Performer, arun, run
 from langgraph_gcs_saver.errors import CheckpointVerificationError, InvalidInputError, InvalidOptionError
 from langgraph_gcs_saver.events import EventHandler, Sink, Subscribers
-from langgraph_gcs_saver.flows import places
+from langgraph_gcs_saver.flows import places, roles
 from langgraph_gcs_saver.flows.cache import ByteCache
 from langgraph_gcs_saver.flows.context import Binding, Context, Loads, Place
+from langgraph_gcs_saver.flows.roles import Region
 from langgraph_gcs_saver.format.frames import Codec
 from langgraph_gcs_saver.format.serialization import loads
 from langgraph_gcs_saver.format.trained import Dictionaries
@@ -323,6 +324,14 @@ class Connection:
         return self._contexts.get()
 
     @property
+    def _as_shipper(self) -> Backend:
+        """The open store, for flows that copy what the other region's store has, and for those that change roles.
+
+        Their commits neither require a role nor add entries to the outbox.
+        """
+        return self._backend.admitting(_admit_shipper_to(self._contexts))
+
+    @property
     def _loads(self) -> Loads:
         # Bound at each call, because LangGraph's `with_allowlist` changes the serializer of a copy of the saver.
         return partial(loads, self.serde)
@@ -338,6 +347,7 @@ def beside(open_already: Connection, kind: type[C]) -> C:
 
 def _new_context(options: Options, place: Place | None, companions: tuple[Companion, ...]) -> Context:
     found = {name: options.by_namespace(name) for name in BY_NAMESPACE}
+    region = Region()
     values = {name: getattr(options, name) if one is None else one.of("") for name, one in found.items()}
     return Context(
         **values,
@@ -355,14 +365,25 @@ def _new_context(options: Options, place: Place | None, companions: tuple[Compan
         falls_back=options.on_corruption == "fallback",
         timeout=options.timeout,
         new_attempt=partial(secrets.token_hex, 6),
-        binding=None if place is None else Binding(place),
+        binding=None if place is None else Binding(place, region=region),
+        region=region,
         companions=companions,
         by_namespace={name: one for name, one in found.items() if one is not None},
     )
 
 
 def _admit_to(contexts: PerProcess[Context]) -> Admit:
-    """An `Admit` that lets a flow reach only the store that belongs to the saver's bucket and prefix."""
+    """An `Admit` that lets a flow reach only the saver's own store, and store something only in a primary."""
+
+    def admit(flow: Flow[T], /) -> Flow[T]:
+        context = contexts.get()
+        return places.admit(roles.admit(flow, context.region), context.binding)
+
+    return admit
+
+
+def _admit_shipper_to(contexts: PerProcess[Context]) -> Admit:
+    """An `Admit` that lets a flow reach only the saver's own store, whatever the store's role is."""
 
     def admit(flow: Flow[T], /) -> Flow[T]:
         return places.admit(flow, contexts.get().binding)

@@ -1,0 +1,221 @@
+"""Lets a flow store something only in the primary of two stores, and notes what changes in the outbox.
+
+`admit` is the one place where a process checks the role of its store. In each commit of a flow that changes a document
+of a replicated collection (`format.registry`), it requires the role as the process has seen it, and adds the entries of
+the outbox (`format.regions`). So no commit of a primary that was fenced is applied, however late it arrives.
+
+A process looks for a role once. If the store has none, its flows are performed as they are, from then on. So processes
+that were running when a replication began know nothing of it until they are restarted.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, TypeVar
+
+from langgraph_gcs_saver.engine.effects import Commit, Doc, Effect, Flow, Gather, GetDocs, Merge, PutBlob
+from langgraph_gcs_saver.engine.steps import through
+from langgraph_gcs_saver.errors import ConflictError, NotPrimaryError
+from langgraph_gcs_saver.format import keys
+from langgraph_gcs_saver.format.regions import (
+    DIGITS,
+    FIRST_ROLE,
+    ROLES,
+    Changes,
+    Entry,
+    Role,
+    changes,
+    damaged_role,
+    digits_of_blob,
+    role_of,
+)
+
+T = TypeVar("T")
+
+Roles = Mapping[str, tuple[int, Role]]
+"""The update time and the role of each document of the role, by its digits."""
+
+_MAX_TRIES = 16
+"""How many changes of the role in a row a commit follows. People change roles, so two in a row are rare."""
+
+
+def _nonce() -> str:
+    return secrets.token_hex(6)
+
+
+@dataclass(slots=True)
+class Region:
+    """What a process knows of the roles of its store. A forked child begins with an empty one.
+
+    Attributes:
+        is_known: Whether the process has looked for a role.
+        is_replicated: Whether the store has one.
+        roles: The update times and roles of the documents, by their digits; empty until the first commit needs them.
+        on_entries: Called after each commit that has added entries to the outbox, with these entries, on the thread or
+            event loop that performs the flow. So it must be quick, and must not raise. It is the writer's own shipper.
+        new_nonce: Makes the end of an entry's name, which no other entry of the thread has.
+    """
+
+    is_known: bool = False
+    is_replicated: bool = False
+    roles: Roles = field(default_factory=dict)
+    on_entries: Callable[[tuple[Entry, ...]], None] | None = None
+    new_nonce: Callable[[], str] = _nonce
+
+    def begin(self, docs: Mapping[str, Doc]) -> None:
+        """Take the first look from a read of `FIRST_ROLE`, unless there was an earlier one."""
+        if not self.is_known:
+            self.is_replicated = FIRST_ROLE in docs
+            self.is_known = True
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the process knows that the store has no role."""
+        return self.is_known and not self.is_replicated
+
+
+def admit(flow: Flow[T], region: Region) -> Flow[T]:
+    """A flow that stores something only while the store is the primary, or has no role.
+
+    The flow raises `NotPrimaryError` in place of the first commit that would change a document of a replicated
+    collection, and of the first upload before it. A change of the role that leaves the store the primary is not visible
+    to the flow: its commit is tried again here. So a commit that returns `None` has failed by its own preconditions.
+    """
+    return flow if region.is_plain else through(flow, partial(_perform, region))
+
+
+def look() -> Flow[Role | None]:
+    """The role of the store as it is now; `None` if it has none.
+
+    Raises:
+        DamageError: The document says no role.
+    """
+    found = (yield from GetDocs((FIRST_ROLE,))).get(FIRST_ROLE)
+    return None if found is None else role_of(found)
+
+
+def require_primary(role: Role) -> None:
+    """Check that a store with this role takes what is stored.
+
+    Raises:
+        NotPrimaryError: It does not.
+    """
+    if role.is_primary:
+        return
+    what = "is a replica" if role.name == "replica" else "was the primary, and is not any more"
+    raise NotPrimaryError(
+        f"This store {what} (epoch {role.epoch}), so nothing is stored in it. Use the store {role.to!r} for this call, "
+        "and retry while that store takes over. `langgraph-gcs failover` makes this one the primary.",
+        role=role.name,
+        other=role.to,
+        epoch=role.epoch,
+    )
+
+
+@dataclass(slots=True)
+class _Part:
+    """A leaf of an effect, and what it changes.
+
+    Attributes:
+        effect: The leaf.
+        found: What a commit changes in replicated collections, and which roles a commit or an upload depends on.
+        entries: The entries that the commit adds. They stay the same in all tries.
+        result: The result of the last try.
+    """
+
+    effect: Effect[Any]
+    found: Changes
+    entries: tuple[Entry, ...]
+    result: Any = None
+
+    @classmethod
+    def of(cls, effect: Effect[Any], region: Region) -> _Part:
+        """The part of a leaf."""
+        if isinstance(effect, Commit):
+            found = changes(effect.writes)
+            return cls(effect, found, found.entries(region.new_nonce() for _ in found.changed))
+        digits = digits_of_blob(effect.name) if isinstance(effect, PutBlob) else None
+        return cls(effect, Changes(() if digits is None else (digits,), ()), ())
+
+    def ruled(self, roles: Roles) -> Effect[Any]:
+        """The leaf; as a commit, with the roles that it requires, and with its entries."""
+        if not isinstance(self.effect, Commit) or not roles:
+            return self.effect
+        checks = [Merge(keys.role_doc(digits), {}, update_time=roles[digits][0]) for digits in self.found.digits]
+        return Commit((*self.effect.writes, *checks, *(entry.write for entry in self.entries)))
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether the last try was a commit that was not applied, and that depends on a role."""
+        return isinstance(self.effect, Commit) and self.result is None and bool(self.found.digits)
+
+    def end(self, region: Region) -> Any:
+        """The result of the leaf as its flow made it, once the entries of a commit were reported."""
+        if not isinstance(self.effect, Commit) or self.result is None:
+            return self.result
+        count = len(self.effect.writes)
+        times = self.result[len(self.result) - len(self.entries) :]
+        if self.entries and len(self.result) > count and region.on_entries is not None:
+            region.on_entries(tuple(replace(entry, time=time) for entry, time in zip(self.entries, times, strict=True)))
+        return self.result[:count]
+
+
+def _perform(region: Region, effect: Effect[Any]) -> Flow[Any]:
+    leaves = effect.effects if isinstance(effect, Gather) else (effect,)
+    if not region.is_known and any(isinstance(leaf, Commit) for leaf in leaves):
+        region.begin((yield from GetDocs((FIRST_ROLE,))))
+    if not region.is_replicated or not any(isinstance(leaf, (Commit, PutBlob)) for leaf in leaves):
+        return (yield from effect)
+    results = yield from _perform_ruled(region, [_Part.of(leaf, region) for leaf in leaves])
+    return results if isinstance(effect, Gather) else results[0]
+
+
+def _perform_ruled(region: Region, parts: Sequence[_Part]) -> Flow[tuple[Any, ...]]:
+    digits = {one for part in parts for one in part.found.digits}
+    roles = (yield from _primary(region, digits)) if digits else {}
+    left = parts
+    for _ in range(_MAX_TRIES):
+        effects = tuple(part.ruled(roles) for part in left)
+        results = (yield from Gather(effects)) if len(effects) > 1 else ((yield from effects[0]),)
+        for part, result in zip(left, results, strict=True):
+            part.result = result
+        left = [part for part in left if part.has_failed]
+        if not left or not roles:
+            break
+        names = tuple(sorted({keys.role_doc(one) for part in left for one in part.found.digits}))
+        docs = yield from GetDocs(names)
+        if all(name in docs and docs[name].update_time == roles[name[-2:]][0] for name in names):
+            break  # The roles held, so the commit's own preconditions have failed.
+        region.roles = {}
+        roles = yield from _primary(region, digits)
+    else:
+        raise ConflictError(f"The role of the store changed {_MAX_TRIES} times in a row. Call again.")
+    return tuple(part.end(region) for part in parts)
+
+
+def _primary(region: Region, digits: Iterable[str]) -> Flow[Roles]:
+    """The roles as the process knows them, once they let a call store something; none if the store has none any more.
+
+    Roles that do not are read again. All are read together, because each change of the role changes all.
+
+    Raises:
+        DamageError: Some roles are missing, or say nothing.
+        NotPrimaryError: The store is not the primary.
+    """
+    wanted = sorted(digits)
+    if not region.roles or not all(region.roles[one][1].is_primary for one in wanted):
+        docs = yield from GetDocs(ROLES)
+        region.is_replicated = bool(docs)
+        missing = [name for name in ROLES if name not in docs]
+        if missing and docs:
+            raise damaged_role(missing[0])
+        region.roles = {
+            one: (docs[name].update_time, role_of(docs[name])) for one, name in zip(DIGITS, ROLES, strict=True) if docs
+        }
+    roles = region.roles
+    for one in wanted if roles else ():
+        require_primary(roles[one][1])
+    return roles
