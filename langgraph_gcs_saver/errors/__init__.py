@@ -28,7 +28,8 @@
     │   ├── OutcomeUnknownError             an earlier attempt may have taken effect: find out, and call `resolve`
     │   ├── NotDurableError                 the checkpoint that ordered it is not stored: see `durability`
     │   └── ResultNotStoredError            it is done, and its result could not be stored
-    ├── NotPrimaryError (RuntimeError)      the store is a replica, or was the primary: use the other one; retry later
+    ├── NotPrimaryError (RuntimeError)      the store is a replica, or was the primary: use the other store
+    │   └── OperationNotPrimaryError (GraphBubbleUp)   … and so an operation was not started
     ├── LeaseMismatchError (RuntimeError)   the config has another thread's lease, or lacks one: use `lease.config`
     ├── OperationFailedError (RuntimeError)   an operation has failed for good: name its exception in `errors`
     ├── BatchError (GraphBubbleUp)          a batch cannot be opened or continued; no item was skipped
@@ -68,6 +69,7 @@ if TYPE_CHECKING:
         OperationFencedError as OperationFencedError,
         OperationInProgressError as OperationInProgressError,
         OperationMismatchError as OperationMismatchError,
+        OperationNotPrimaryError as OperationNotPrimaryError,
         OutcomeUnknownError as OutcomeUnknownError,
         ResultNotStoredError as ResultNotStoredError,
         SagaError as SagaError,
@@ -387,7 +389,7 @@ class NotPrimaryError(GCSSaverError, RuntimeError):
     """The store is not the primary of the two that replicate each other, so the call was refused.
 
     A service answers with the status 503 and the header `Retry-After`, until the failover has ended, or it uses the
-    other store. `once` has started nothing if it raises this before it has called the function.
+    other store.
 
     Attributes:
         role: What the store is: `replica`, or `fenced` if it was the primary.
@@ -513,6 +515,7 @@ _BUBBLING = (
     "OperationFencedError",
     "OperationInProgressError",
     "OperationMismatchError",
+    "OperationNotPrimaryError",
     "OutcomeUnknownError",
     "ResultNotStoredError",
     "SagaError",

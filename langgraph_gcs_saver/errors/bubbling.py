@@ -12,7 +12,7 @@ from typing import Any
 
 from langgraph.errors import GraphBubbleUp
 
-from langgraph_gcs_saver.errors import FencedError, GCSSaverError
+from langgraph_gcs_saver.errors import FencedError, GCSSaverError, NotPrimaryError
 
 __all__ = [
     "BatchChangedError",
@@ -24,6 +24,7 @@ __all__ = [
     "OperationFencedError",
     "OperationInProgressError",
     "OperationMismatchError",
+    "OperationNotPrimaryError",
     "OutcomeUnknownError",
     "ResultNotStoredError",
     "SagaError",
@@ -105,6 +106,19 @@ class OperationFencedError(FencedError, GraphBubbleUp):
     """
 
     kind = "operation-fenced"
+
+
+class OperationNotPrimaryError(NotPrimaryError, GraphBubbleUp):
+    """The store is not the primary, so the operation was not started. The primary's process starts it.
+
+    Attributes:
+        role: What the store is: `replica`, or `fenced` if it was the primary.
+        other: The connection string of the other store.
+        epoch: The number of the change of roles that made it so.
+        retry_after: Seconds after which a caller may try again.
+    """
+
+    kind = "operation-not-primary"
 
 
 class BatchError(GCSSaverError, GraphBubbleUp):

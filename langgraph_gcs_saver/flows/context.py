@@ -167,7 +167,7 @@ class Context:
         timeout: Seconds to wait for other calls, such as a deletion that is under way.
         new_attempt: Makes a name that no other attempt has.
         binding: The place of objects; `None` for a store whose documents and objects cannot be separated.
-        region: What this process knows of the store's role.
+        region: What this process knows of the store's role; `None` if it does not matter.
         companions: What rides in the commits of puts and pending writes, in the order in which they are asked.
         heads: Checkpoints as last seen, by document name.
         tips: The name of the document that a read of the latest checkpoint should find, by thread and namespace.
@@ -192,7 +192,7 @@ class Context:
     timeout: float
     new_attempt: Callable[[], str]
     binding: Binding | None = None
-    region: Region = field(default_factory=Region)
+    region: Region | None = None
     companions: tuple[Companion, ...] = ()
     heads: ByteCache[str, Head] = field(default_factory=lambda: ByteCache(_HEADS_BYTES))
     tips: ByteCache[tuple[str, str], str] = field(default_factory=lambda: ByteCache(_TIPS_BYTES))

@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol
 
 from langgraph_gcs_saver import errors
 from langgraph_gcs_saver.engine.effects import Ask, Compute, Flow, GetDocs, Pause
-from langgraph_gcs_saver.errors import ConflictError, GCSSaverError
+from langgraph_gcs_saver.errors import ConflictError, GCSSaverError, NotPrimaryError
 from langgraph_gcs_saver.flows import operations
 from langgraph_gcs_saver.flows.context import MAX_TRIES, Context
 from langgraph_gcs_saver.flows.operations import Call, Claim, Outcome
@@ -117,6 +117,7 @@ def once(call: Call, work: Work, order: Order | None, context: Context) -> Flow[
         OperationFencedError: The lease is lost.
         OperationInProgressError: Another call has claimed the operation.
         OperationMismatchError: The key belongs to another operation or request.
+        OperationNotPrimaryError: The store is not the primary of the two that replicate each other.
         OutcomeUnknownError: An earlier attempt may have taken effect, or the outcome of this one was not recorded.
     """
     if order is not None:
@@ -125,7 +126,13 @@ def once(call: Call, work: Work, order: Order | None, context: Context) -> Flow[
     was_asked = False
     for _ in range(MAX_TRIES):
         began = yield from Compute(work.clock)
-        found = yield from operations.claim(call, context, over)
+        try:
+            found = yield from operations.claim(call, context, over)
+        except NotPrimaryError as error:
+            # Not the error itself, because a handler of tool errors would show it to the model.
+            raise errors.OperationNotPrimaryError(
+                str(error), role=error.role, other=error.other, epoch=error.epoch
+            ) from None
         if isinstance(found, Claim):
             if call.fence is not None and not _is_held(call, context):
                 yield from operations.withdraw(found, context)

@@ -10,7 +10,6 @@ that were running when a replication began know nothing of it until they are res
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -42,28 +41,24 @@ _MAX_TRIES = 16
 """How many changes of the role in a row a commit follows. People change roles, so two in a row are rare."""
 
 
-def _nonce() -> str:
-    return secrets.token_hex(6)
-
-
 @dataclass(slots=True)
 class Region:
     """What a process knows of the roles of its store. A forked child begins with an empty one.
 
     Attributes:
+        new_nonce: Makes the end of an entry's name, which no other entry of the thread has.
         is_known: Whether the process has looked for a role.
         is_replicated: Whether the store has one.
         roles: The update times and roles of the documents, by their digits; empty until the first commit needs them.
         on_entries: Called after each commit that has added entries to the outbox, with these entries, on the thread or
             event loop that performs the flow. So it must be quick, and must not raise. It is the writer's own shipper.
-        new_nonce: Makes the end of an entry's name, which no other entry of the thread has.
     """
 
+    new_nonce: Callable[[], str]
     is_known: bool = False
     is_replicated: bool = False
     roles: Roles = field(default_factory=dict)
     on_entries: Callable[[tuple[Entry, ...]], None] | None = None
-    new_nonce: Callable[[], str] = _nonce
 
     def begin(self, docs: Mapping[str, Doc]) -> None:
         """Take the first look from a read of `FIRST_ROLE`, unless there was an earlier one."""
@@ -77,14 +72,14 @@ class Region:
         return self.is_known and not self.is_replicated
 
 
-def admit(flow: Flow[T], region: Region) -> Flow[T]:
+def admit(flow: Flow[T], region: Region | None) -> Flow[T]:
     """A flow that stores something only while the store is the primary, or has no role.
 
     The flow raises `NotPrimaryError` in place of the first commit that would change a document of a replicated
     collection, and of the first upload before it. A change of the role that leaves the store the primary is not visible
     to the flow: its commit is tried again here. So a commit that returns `None` has failed by its own preconditions.
     """
-    return flow if region.is_plain else through(flow, partial(_perform, region))
+    return flow if region is None or region.is_plain else through(flow, partial(_perform, region))
 
 
 def look() -> Flow[Role | None]:

@@ -347,7 +347,8 @@ def beside(open_already: Connection, kind: type[C]) -> C:
 
 def _new_context(options: Options, place: Place | None, companions: tuple[Companion, ...]) -> Context:
     found = {name: options.by_namespace(name) for name in BY_NAMESPACE}
-    region = Region()
+    new_attempt = partial(secrets.token_hex, 6)
+    region = Region(new_attempt)
     values = {name: getattr(options, name) if one is None else one.of("") for name, one in found.items()}
     return Context(
         **values,
@@ -364,7 +365,7 @@ def _new_context(options: Options, place: Place | None, companions: tuple[Compan
         clear_metadata=None if options.cipher is None else frozenset(options.clear_metadata),
         falls_back=options.on_corruption == "fallback",
         timeout=options.timeout,
-        new_attempt=partial(secrets.token_hex, 6),
+        new_attempt=new_attempt,
         binding=None if place is None else Binding(place, region=region),
         region=region,
         companions=companions,

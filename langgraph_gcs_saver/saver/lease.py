@@ -26,6 +26,7 @@ from langgraph_gcs_saver.errors import (
     GCSSaverError,
     InvalidInputError,
     LeaseMismatchError,
+    NotPrimaryError,
     ThreadBusyError,
 )
 from langgraph_gcs_saver.events import LeaseAcquired, LeaseEnded, LeaseTakenOver, Subscribers
@@ -582,7 +583,7 @@ class _Watching:
     ) -> None:
         if error is not None:
             controls.note_failed(self._config, error)
-        if isinstance(error, (FencedError, LeaseMismatchError, ThreadBusyError)):
+        if isinstance(error, (FencedError, LeaseMismatchError, NotPrimaryError, ThreadBusyError)):
             self._leases.refuse(self._config, error)
 
 

@@ -25,6 +25,7 @@ from langgraph_gcs_saver.errors import (
     InvalidIdError,
     InvalidInputError,
     LeaseMismatchError,
+    NotPrimaryError,
     ThreadBusyError,
 )
 from langgraph_gcs_saver.events import SagaEnded, SagaStuck
@@ -715,7 +716,7 @@ class Saga:
         )
 
 
-_LOST = (FencedError, LeaseMismatchError, ThreadBusyError)
+_LOST = (FencedError, LeaseMismatchError, NotPrimaryError, ThreadBusyError)
 """Errors of a process that may not write. Another process continues the thread, and the saga."""
 
 

@@ -70,6 +70,9 @@ COLLECTIONS: Mapping[str, Callable[[str], str]] = {
     keys.SETS: lambda thread: f"{keys.sets(team_of(thread))}/",
     keys.VOTES: lambda thread: f"{keys.sets(team_of(thread))}/",
     keys.CACHE: lambda _: f"{keys.CACHE}/",
+    keys.REGION: lambda _: f"{keys.REGION}/",
+    keys.OUTBOX: lambda thread: f"{keys.OUTBOX}/{keys.spread(thread)}-",
+    keys.SHIPS: keys.ship_doc,
     "lg_store": lambda _: keys.PLACE,
 }
 """What names of documents begin with in each collection, of a thread where it is one's."""
