@@ -378,7 +378,8 @@ def _admit_to(contexts: PerProcess[Context]) -> Admit:
 
     def admit(flow: Flow[T], /) -> Flow[T]:
         context = contexts.get()
-        return places.admit(roles.admit(flow, context.region), context.binding)
+        # The check of the place comes first: it is performed inside of that of the role, and looks for a role as well.
+        return roles.admit(places.admit(flow, context.binding), context.region)
 
     return admit
 

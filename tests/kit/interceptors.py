@@ -7,15 +7,19 @@ from contextvars import ContextVar
 from langgraph_gcs_saver.engine.effects import REQUESTS, GetDocs, Now, QueryDocs
 from langgraph_gcs_saver.engine.interceptors import GatherInterceptor, Interceptor
 from langgraph_gcs_saver.format import keys
+from langgraph_gcs_saver.format.regions import FIRST_ROLE
 from langgraph_gcs_saver.testing.crash import READS
 from langgraph_gcs_saver.testing.interceptors import CountingInterceptor
 
-PLACE = GetDocs((keys.PLACE,))
-"""Accompanies a saver's first request, and reads whether the store is the saver's."""
+PLACE = GetDocs((keys.PLACE, FIRST_ROLE))
+"""Accompanies a saver's first request, and reads whether the store is the saver's, and has a role."""
+
+ROLE = GetDocs((FIRST_ROLE,))
+"""Precedes the first commit to a store without a place, which is embedded, and reads whether it has a role."""
 
 
 class Seen(Interceptor):
-    """Keeps the requests of a saver, except the one for its place.
+    """Keeps the requests of a saver, except the one for its place and role.
 
     Attributes:
         requests: The effects, in the order in which they began.
@@ -38,7 +42,7 @@ class Seen(Interceptor):
         return bool(self.requests) and all(isinstance(effect, READS) for effect in self.requests)
 
     def _ask(self, effect):
-        if isinstance(effect, REQUESTS) and effect != PLACE:
+        if isinstance(effect, REQUESTS) and effect not in (PLACE, ROLE):
             self.requests.append(effect)
 
     def _find(self, effect, found):
@@ -63,6 +67,8 @@ def _gathers(interceptor):
 class Rounds(CountingInterceptor):
     """Counts rounds and requests, but not the request for the store's place if it rides along with others.
 
+    The first look of a process at an embedded store's role does not count either.
+
     Attributes:
         rode: The number of requests for the place that rode along.
     """
@@ -78,10 +84,10 @@ class Rounds(CountingInterceptor):
         return taken
 
     def around(self, effect, perform):
-        return perform(effect) if self._rides(effect) else super().around(effect, perform)
+        return perform(effect) if effect == ROLE or self._rides(effect) else super().around(effect, perform)
 
     async def aaround(self, effect, perform):
-        return await (perform(effect) if self._rides(effect) else super().aaround(effect, perform))
+        return await (perform(effect) if effect == ROLE or self._rides(effect) else super().aaround(effect, perform))
 
     def around_all(self, effects, perform):
         with _gathers(self):
