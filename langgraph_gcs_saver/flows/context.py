@@ -140,14 +140,12 @@ class Binding:
         is_bound: Whether this process has read the store's document, and it names this place.
         has_looked: Whether this process has found no such document, and no thread that names another bucket.
         is_empty: Whether the store had no threads at that time.
-        region: What gets its first look at the store's role from the read of the store's document.
     """
 
     place: Place
     is_bound: bool = False
     has_looked: bool = False
     is_empty: bool = False
-    region: Region | None = None
 
 
 @record(frozen=True, slots=True)

@@ -18,7 +18,6 @@ from langgraph_gcs_saver.engine.effects import (
     Compute,
     Create,
     Doc,
-    Docs,
     Durable,
     Effect,
     Emit,
@@ -40,7 +39,6 @@ from langgraph_gcs_saver.engine.steps import through
 from langgraph_gcs_saver.errors import ConflictError, DamageError, PermissionDeniedError, WrongStoreError
 from langgraph_gcs_saver.flows.context import MAX_TRIES, Binding, Context, Place
 from langgraph_gcs_saver.format import keys
-from langgraph_gcs_saver.format.regions import FIRST_ROLE
 
 T = TypeVar("T")
 
@@ -82,8 +80,8 @@ def check(binding: Binding | None) -> Flow[None]:
         WrongStoreError: It names another place; or it does not exist, and threads name another bucket.
     """
     if binding is not None and not binding.is_bound:
-        docs = yield from GetDocs(_names(binding))
-        yield from _compare(docs, binding)
+        docs = yield from GetDocs((keys.PLACE,))
+        yield from _compare(docs.get(keys.PLACE), binding)
 
 
 def recheck(context: Context, *, is_missing: bool) -> Flow[None]:
@@ -124,8 +122,8 @@ def _perform(effect: Effect[Any], binding: Binding) -> Flow[Any]:
     if binding.is_bound or _are(leaves, _LOCAL):
         return (yield from effect)
     if _are(leaves, _READS) and any(isinstance(leaf, _READS_DOCS) for leaf in leaves):
-        docs, *results = yield from Gather((GetDocs(_names(binding)), *leaves))
-        yield from _compare(docs, binding)
+        docs, *results = yield from Gather((GetDocs((keys.PLACE,)), *leaves))
+        yield from _compare(docs.get(keys.PLACE), binding)
         return tuple(results) if isinstance(effect, Gather) else results[0]
     yield from check(binding) if _are(leaves, _LOOKS) else _bind(binding)
     return (yield from effect)
@@ -153,15 +151,7 @@ def _bind(binding: Binding) -> Flow[None]:
     raise ConflictError(f"The document {keys.PLACE!r} was created and deleted {MAX_TRIES} times in a row. Call again.")
 
 
-def _names(binding: Binding) -> tuple[str, ...]:
-    """The store's document, and the first document of its role, if the process has not looked for that yet."""
-    return (keys.PLACE,) if binding.region is None or binding.region.is_known else (keys.PLACE, FIRST_ROLE)
-
-
-def _compare(docs: Docs, binding: Binding) -> Flow[None]:
-    if binding.region is not None:
-        binding.region.begin(docs)
-    doc = docs.get(keys.PLACE)
+def _compare(doc: Doc | None, binding: Binding) -> Flow[None]:
     if doc is None:
         yield from _look_at_threads(binding)
         return

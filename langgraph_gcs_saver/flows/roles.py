@@ -4,8 +4,9 @@
 of a replicated collection (`format.registry`), it requires the role as the process has seen it, and adds the entries of
 the outbox (`format.regions`). So no commit of a primary that was fenced is applied, however late it arrives.
 
-A process looks for a role once. If the store has none, its flows are performed as they are, from then on. So processes
-that were running when a replication began know nothing of it until they are restarted.
+A process looks for a role once, with its first read of documents. If the store has none, its flows are performed as
+they are from then on. So processes that were running when a replication began know nothing of it until they are
+restarted.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeVar
 
-from langgraph_gcs_saver.engine.effects import Commit, Doc, Effect, Flow, Gather, GetDocs, Merge, PutBlob
+from langgraph_gcs_saver.engine.effects import Commit, Doc, Docs, Effect, Flow, Gather, GetDocs, Merge, PutBlob
 from langgraph_gcs_saver.engine.steps import through
 from langgraph_gcs_saver.errors import ConflictError, NotPrimaryError
 from langgraph_gcs_saver.format import keys
@@ -61,7 +62,7 @@ class Region:
     on_entries: Callable[[tuple[Entry, ...]], None] | None = None
 
     def begin(self, docs: Mapping[str, Doc]) -> None:
-        """Take the first look from a read of `FIRST_ROLE`, unless there was an earlier one."""
+        """Take the first look from a read that names `FIRST_ROLE`, unless there was an earlier one."""
         if not self.is_known:
             self.is_replicated = FIRST_ROLE in docs
             self.is_known = True
@@ -160,12 +161,27 @@ class _Part:
 
 def _perform(region: Region, effect: Effect[Any]) -> Flow[Any]:
     leaves = effect.effects if isinstance(effect, Gather) else (effect,)
-    if not region.is_known and any(isinstance(leaf, Commit) for leaf in leaves):
-        region.begin((yield from GetDocs((FIRST_ROLE,))))
+    if not region.is_known:
+        if any(isinstance(leaf, Commit) for leaf in leaves):
+            region.begin((yield from GetDocs((FIRST_ROLE,))))
+        elif any(isinstance(leaf, GetDocs) for leaf in leaves):
+            return (yield from _looking(region, effect, leaves))
     if not region.is_replicated or not any(isinstance(leaf, (Commit, PutBlob)) for leaf in leaves):
         return (yield from effect)
     results = yield from _perform_ruled(region, [_Part.of(leaf, region) for leaf in leaves])
     return results if isinstance(effect, Gather) else results[0]
+
+
+def _looking(region: Region, effect: Effect[Any], leaves: tuple[Effect[Any], ...]) -> Flow[Any]:
+    """Perform an effect, with the first look at the role in one of its reads of documents."""
+    at = next(number for number, leaf in enumerate(leaves) if isinstance(leaf, GetDocs))
+    read: Any = leaves[at]
+    wider = (*leaves[:at], replace(read, names=(*read.names, FIRST_ROLE)), *leaves[at + 1 :])
+    is_alone = not isinstance(effect, Gather)
+    results = ((yield from wider[0]),) if is_alone else (yield from Gather(wider))
+    region.begin(results[at])
+    docs = Docs((doc for doc in results[at].values() if doc.name != FIRST_ROLE), results[at].read_time)
+    return docs if is_alone else (*results[:at], docs, *results[at + 1 :])
 
 
 def _perform_ruled(region: Region, parts: Sequence[_Part]) -> Flow[tuple[Any, ...]]:

@@ -348,7 +348,6 @@ def beside(open_already: Connection, kind: type[C]) -> C:
 def _new_context(options: Options, place: Place | None, companions: tuple[Companion, ...]) -> Context:
     found = {name: options.by_namespace(name) for name in BY_NAMESPACE}
     new_attempt = partial(secrets.token_hex, 6)
-    region = Region(new_attempt)
     values = {name: getattr(options, name) if one is None else one.of("") for name, one in found.items()}
     return Context(
         **values,
@@ -366,8 +365,8 @@ def _new_context(options: Options, place: Place | None, companions: tuple[Compan
         falls_back=options.on_corruption == "fallback",
         timeout=options.timeout,
         new_attempt=new_attempt,
-        binding=None if place is None else Binding(place, region=region),
-        region=region,
+        binding=None if place is None else Binding(place),
+        region=Region(new_attempt),
         companions=companions,
         by_namespace={name: one for name, one in found.items() if one is not None},
     )
@@ -378,7 +377,7 @@ def _admit_to(contexts: PerProcess[Context]) -> Admit:
 
     def admit(flow: Flow[T], /) -> Flow[T]:
         context = contexts.get()
-        # The check of the place comes first: it is performed inside of that of the role, and looks for a role as well.
+        # The read for the check of the place also looks for a role, so it passes through the check of that.
         return roles.admit(places.admit(flow, context.binding), context.region)
 
     return admit

@@ -55,6 +55,7 @@ from langgraph_gcs_saver.flows.cache import ByteCache
 from langgraph_gcs_saver.flows.companions import Companion
 from langgraph_gcs_saver.flows.context import Context
 from langgraph_gcs_saver.flows.manifests import read_manifest
+from langgraph_gcs_saver.flows.roles import Region
 from langgraph_gcs_saver.format import frames, keys, manifest
 from langgraph_gcs_saver.format.frames import Codec
 from langgraph_gcs_saver.format.manifest import DocumentKind, kind_of
@@ -259,6 +260,11 @@ VERIFY: Literal["readback", "off"] = "off"
 def new_context(name: str, *, inline: int = INLINE_BYTES, incremental: bool = True) -> Context:
     """The caches of one process; the names of its attempts begin with `name`, of two characters or less."""
     attempts = itertools.count()
+
+    def new_attempt() -> str:
+        # All of it is in the first six characters, the part that an heir's token takes.
+        return f"{name.lower():0<2}{next(attempts):04}00"
+
     return Context(
         inline_max_bytes=inline,
         codec=CODEC,
@@ -269,8 +275,8 @@ def new_context(name: str, *, inline: int = INLINE_BYTES, incremental: bool = Tr
         verify=VERIFY,
         falls_back=True,
         timeout=1.0,  # clock: the world's own
-        # All of it is in the first six characters, the part that an heir's token takes.
-        new_attempt=lambda: f"{name.lower():0<2}{next(attempts):04}00",
+        new_attempt=new_attempt,
+        region=Region(new_attempt),
     )
 
 
