@@ -1,4 +1,4 @@
-"""Scenarios of other modules in a store that is replicated, beside somebody who changes its role.
+"""Scenarios of other modules in a store that is replicated, beside a process that changes its role.
 
 The flows pass through `roles.admit`, as those of a saver do. The world compares the documents before and after each
 commit, and knows no more of the outbox than docs/reference/format.md says.
@@ -127,7 +127,7 @@ def becomes(name: regions.RoleName) -> Call:
 
 
 def in_region(world: World, processes: tuple[Process, ...], *changes: Call) -> tuple[World, tuple[Process, ...]]:
-    """A scenario in a store that is the primary, beside somebody who changes that."""
+    """A scenario in a store that is the primary, beside a process that changes that."""
     kind = ruled(type(world))
     _, primary = World.perform(world, Commit(Role(1, "primary", TO).writes({})), 1)
     changer = Process("=", changes)

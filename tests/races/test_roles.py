@@ -169,8 +169,8 @@ def _changes_are_visible(patch: pytest.MonkeyPatch) -> None:
         (_no_precondition, "a prune", "it is fenced", "not primary"),
         (_any_role_will_do, "steps", "it is fenced", "not primary"),
         (_any_role_will_do, "an operation", "it is fenced", "not primary"),
-        (_changes_are_visible, "steps", "it stays the primary", "B raised ConflictError"),
-        (_changes_are_visible, "pending writes", "it stays the primary", "A raised ConflictError"),
+        (_changes_are_visible, "steps", "it stays the primary", "raised ConflictError"),
+        (_changes_are_visible, "pending writes", "it stays the primary", "raised ConflictError"),
         (_no_entries, "steps", "it stays the primary", "untold"),
         (_no_entries, "a batch", "it stays the primary", "untold"),
         (_entries_in_a_commit_of_their_own, "steps", "it stays the primary", "untold"),
@@ -184,4 +184,4 @@ def test_a_removed_rule_is_noticed(
     broken(monkeypatch)
     report = _explored(scene, change, BUDGET, monkeypatch)
     assert report.failure is not None, f"no error found in {report.states} states: the explorer is blind"
-    assert report.failure.startswith(wrong), report.failure
+    assert wrong in report.failure.partition("\n")[0], report.failure
