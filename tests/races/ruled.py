@@ -1,7 +1,7 @@
 """Scenarios of other modules in a store that is replicated, beside a process that changes its role.
 
 The flows pass through `roles.admit`, as those of a saver do. The world compares the documents before and after each
-commit, and knows no more of the outbox than docs/reference/format.md says.
+commit.
 """
 
 from __future__ import annotations
@@ -17,29 +17,12 @@ from langgraph_gcs_saver.flows import roles
 from langgraph_gcs_saver.flows.context import Context
 from langgraph_gcs_saver.format import regions
 from langgraph_gcs_saver.format.regions import Role
+from tests.kit import outbox
 
 from .world import Call, Check, Process, Run, World
 
 WRONG = "ghost/ruled"
 """The document that names the first commit that breaks a rule."""
-
-TO = "gs://elsewhere"
-
-WHAT = {
-    "lg_checkpoints": "put",
-    "lg_writes": "writes",
-    "lg_operations": "operation",
-    "lg_batches": "batch",
-    "lg_done": "batch",
-    "lg_resume": "resume",
-    "lg_sagas": "saga",
-    "lg_blobs": "blob",
-}
-"""What entries call the documents of each replicated collection."""
-
-EXCEPTED = {"heir", "fence", "holds", "objects", "run_id", "former_runs"}
-"""Fields of a checkpoint whose changes need no entry."""
-
 
 # The world
 
@@ -54,50 +37,13 @@ def ruled(kind: type[World]) -> type[World]:
             if after is not self and not isinstance(after, Ruled):
                 after = Ruled(after.table, after.blobs)
             if isinstance(effect, Commit) and answer is not None and after.doc(WRONG) is None:
-                wrong = _wrong(self, after, effect)
+                wrong = outbox.fault([write.name for write in effect.writes], self.doc, after.doc)
                 if wrong is not None:
                     note = World.perform(after, Commit((Create(WRONG, {"what": wrong}),)), 1)[1]
                     after = Ruled(note.table, note.blobs)
             return answer, after
 
     return Ruled
-
-
-def _wrong(before: World, after: World, commit: Commit) -> str | None:
-    told = set()
-    for write in commit.writes:
-        entry = after.doc(write.name) if write.name.startswith("lg_outbox/") else None
-        if entry is not None:
-            told.add((entry.fields["what"], entry.fields["name"]))
-    for name in dict.fromkeys(write.name for write in commit.writes):
-        what = _what(before, after, name)
-        if what is None:
-            continue
-        if (what, name) not in told:
-            return f"untold: {what} of {name}"
-        role = before.doc(f"lg_region/role-{name.split('/')[1][:2]}")
-        if role is None or role.fields["role"] != "primary":
-            return f"not primary: {what} of {name} was stored"
-    return None
-
-
-def _what(before: World, after: World, name: str) -> str | None:
-    """What the entry says about a document that a commit has changed; `None` if there is nothing to say."""
-    segments = name.split("/")
-    was, now = before.doc(name), after.doc(name)
-    if segments[0] != "lg_threads" or len(segments) not in (2, 4):
-        return None
-    if len(segments) == 2:
-        return "delete" if was is not None and now is None else None
-    if segments[2] not in WHAT:
-        return None
-    there, here = ({} if doc is None else dict(doc.fields) for doc in (was, now))
-    if segments[2] == "lg_checkpoints" and was is not None and now is not None:
-        there, here = ({key: doc[key] for key in doc if key not in EXCEPTED} for doc in (there, here))
-    if there == here and (was is None) == (now is None):
-        return None
-    is_stripped = segments[2] == "lg_checkpoints" and now is not None and "manifest" not in now.fields
-    return "delete" if now is None or is_stripped else WHAT[segments[2]]
 
 
 # Processes
@@ -120,7 +66,7 @@ def becomes(name: regions.RoleName) -> Call:
         for _ in range(3):
             docs = yield from GetDocs(regions.ROLES)
             seen = regions.role_of(docs[regions.FIRST_ROLE])
-            if (yield from Commit(Role(seen.epoch + 1, name, TO).writes(docs))) is not None:
+            if (yield from Commit(Role(seen.epoch + 1, name, outbox.TO).writes(docs))) is not None:
                 return
 
     return Call(f"become {name}", start)
@@ -129,7 +75,7 @@ def becomes(name: regions.RoleName) -> Call:
 def in_region(world: World, processes: tuple[Process, ...], *changes: Call) -> tuple[World, tuple[Process, ...]]:
     """A scenario in a store that is the primary, beside a process that changes that."""
     kind = ruled(type(world))
-    _, primary = World.perform(world, Commit(Role(1, "primary", TO).writes({})), 1)
+    _, primary = World.perform(world, Commit(Role(1, "primary", outbox.TO).writes({})), 1)
     changer = Process("=", changes)
     return kind(primary.table, primary.blobs), (*map(under_rule, processes), changer)
 

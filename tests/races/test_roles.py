@@ -26,7 +26,7 @@ from .ruled import becomes, in_region, judged
 from .scenarios import SCENARIOS
 from .world import INLINE_BYTES, THREAD, Check, Process, Report, World, explore
 
-SAMPLE, BUDGET = 300, 60_000
+SAMPLE, BUDGET = 200, 60_000
 """States that the usual tests look at, and the soak tests."""
 
 Scenario = tuple[World, tuple[Process, ...], Check]
