@@ -53,7 +53,9 @@ def through(flow: Flow[T], perform: Callable[[Effect[Any]], Flow[Any]]) -> Flow[
     while (effect := steps.next()) is not None:
         try:
             steps.value = yield from perform(effect)
-        except BaseException as error:  # noqa: BLE001, PERF203 - it reaches the flow
+        except GeneratorExit:  # noqa: PERF203 - no effect can follow
+            raise  # The flow ends with this one, which alone refers to it. The garbage collector may be ending both.
+        except BaseException as error:  # noqa: BLE001 - it reaches the flow
             steps.error = error
     return steps.result
 
