@@ -1,15 +1,14 @@
 """Companions: writes and preconditions that ride in the commit of a put, or of its pending writes.
 
-A writer's lease is a companion with a precondition: the fence is still the one that the lease got. A region's role is
-another. A mirror's companion adds a write: an entry that says what to ship. Each is part of the one commit that makes a
-checkpoint or pending writes visible, so either all of it is stored or nothing is. A companion costs a
-round of its own only if it reads documents before the first attempt, and the call reads nothing else at that point.
+A writer's lease is a companion with a precondition: the fence is still the one that the lease got. It is part of the
+one commit that makes a checkpoint or pending writes visible, so either all of it is stored or nothing is. A companion
+costs a round of its own only if it reads documents before the first attempt, and the call reads nothing else then.
 
 `Context.companions` holds a process's companions. `flows.save.put` and `flows.writes.put_writes` ask them, and so does
 each flow that stores a checkpoint through these. Other commits carry none: pruning, pinning, repairing, copying,
 deleting, creating a thread's document before an upload (`flows.threads.guard`), and withdrawing data that did not read
-back as it was written. `flows.leases` adds the check of a lease to all commits of a flow. See
-docs/explanation/design/011-companions.md.
+back as it was written. `flows.leases` adds the check of a lease to all commits of a flow, and `flows.roles` adds what a replicated store needs to
+all commits of all flows. See docs/explanation/design/011-companions.md.
 """
 
 from __future__ import annotations

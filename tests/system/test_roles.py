@@ -14,8 +14,9 @@ from langgraph.errors import GraphBubbleUp
 from langgraph.graph import START, StateGraph
 
 from langgraph_gcs_saver import GCSSaver, run
-from langgraph_gcs_saver.engine import runner
+from langgraph_gcs_saver.engine import limits, runner
 from langgraph_gcs_saver.engine.effects import Commit, Create, Delete, QueryDocs
+from langgraph_gcs_saver.engine.interceptors import Interceptor
 from langgraph_gcs_saver.errors import (
     DamageError,
     GCSSaverError,
@@ -188,6 +189,22 @@ def test_a_store_without_a_role_is_asked_for_nothing_more(
 # In one process
 
 
+class Longest(Interceptor):
+    """Measures commits.
+
+    Attributes:
+        writes: The most writes of one.
+    """
+
+    def __init__(self) -> None:
+        self.writes = 0
+
+    def around(self, effect: Any, perform: Any) -> Any:
+        if isinstance(effect, Commit):
+            self.writes = max(self.writes, len(effect.writes))
+        return perform(effect)
+
+
 def _entries(saver: GCSSaver) -> list[regions.Entry]:
     docs = runner.run(iter(QueryDocs(keys.OUTBOX)), saver._as_shipper)
     return sorted(map(regions.entry_of, docs), key=lambda entry: entry.time)
@@ -269,6 +286,24 @@ def test_roles_that_are_damaged_or_gone(make_saver: Any) -> None:
     assert runner.run(iter(Commit(tuple(map(Delete, regions.ROLES)))), other._as_shipper)
     put(saver, 2, {"v": 2}, parent=1)
     assert len(_entries(saver)) == 1, "a store without roles is not replicated any more"
+
+
+@pytest.mark.parametrize("store_uri", ["local"], indirect=True)
+def test_the_writes_of_a_commit_are_limited(make_saver: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of each checkpoint that is deleted here, the parent stays, and loses its heir."""
+    monkeypatch.setattr(limits, "COMMIT_WRITES", 4)
+    other, longest = make_saver(), Longest()
+    give_role(other, "primary")
+    saver = make_saver(interceptors=[longest])
+    for n in range(1, 25):
+        put(saver, n, {"v": n}, parent=n - 1 or None)
+    for n in range(1, 25, 2):
+        saver.admin.pin(cfg(n), "stays")
+    saver.prune(["t"], strategy="keep_latest")
+    assert len(list(saver.list(cfg()))) == 13
+    assert 3 * limits.COMMIT_WRITES < longest.writes <= 3 * limits.COMMIT_WRITES + 3
+    saver.delete_thread("t")
+    assert longest.writes <= 3 * limits.COMMIT_WRITES + 3
 
 
 # Operations
