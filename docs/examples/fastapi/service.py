@@ -20,7 +20,13 @@ from langgraph.types import Command, Interrupt, Overwrite, interrupt
 from pydantic import BaseModel, Field
 
 from langgraph_gcs_saver import GCSSaver, astream, cadence
-from langgraph_gcs_saver.errors import FencedError, StoreError, StoreUnavailableError, ThreadBusyError
+from langgraph_gcs_saver.errors import (
+    FencedError,
+    NotPrimaryError,
+    StoreError,
+    StoreUnavailableError,
+    ThreadBusyError,
+)
 
 logger = logging.getLogger("uvicorn.error")
 
@@ -172,7 +178,13 @@ def shown(mode: str, part: Any) -> list[str]:
     return found
 
 
-STATUS = {ThreadBusyError: 409, FencedError: 409, StoreUnavailableError: 503, GraphDrained: 503}
+STATUS = {
+    ThreadBusyError: 409,
+    FencedError: 409,
+    NotPrimaryError: 503,
+    StoreUnavailableError: 503,
+    GraphDrained: 503,
+}
 """HTTP statuses of errors after which a client tries again, with the same `request_id`."""
 
 
