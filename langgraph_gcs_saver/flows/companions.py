@@ -7,8 +7,8 @@ costs a round of its own only if it reads documents before the first attempt, an
 `Context.companions` holds a process's companions. `flows.save.put` and `flows.writes.put_writes` ask them, and so does
 each flow that stores a checkpoint through these. Other commits carry none: pruning, pinning, repairing, copying,
 deleting, creating a thread's document before an upload (`flows.threads.guard`), and withdrawing data that did not read
-back as it was written. `flows.leases` adds the check of a lease to all commits of a flow, and `flows.roles` adds what a replicated store needs to
-all commits of all flows. See docs/explanation/design/011-companions.md.
+back as it was written. `flows.leases` adds the check of a lease to all commits of a flow, and `flows.roles` adds what a
+replicated store needs to all commits of all flows. See docs/explanation/design/011-companions.md.
 """
 
 from __future__ import annotations

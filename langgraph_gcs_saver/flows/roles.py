@@ -180,7 +180,7 @@ def _looking(region: Region, effect: Effect[Any], leaves: tuple[Effect[Any], ...
     is_alone = not isinstance(effect, Gather)
     results = ((yield from wider[0]),) if is_alone else (yield from Gather(wider))
     region.begin(results[at])
-    docs = Docs((doc for doc in results[at].values() if doc.name != FIRST_ROLE), results[at].read_time)
+    docs = Docs((doc for doc in results[at].values() if doc.name in read.names), results[at].read_time)
     return docs if is_alone else (*results[:at], docs, *results[at + 1 :])
 
 

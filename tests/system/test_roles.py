@@ -248,6 +248,16 @@ def test_a_process_follows_the_role(make_saver: Any) -> None:
 
 
 @pytest.mark.parametrize("store_uri", ["local"], indirect=True)
+def test_the_first_look_of_a_process_may_be_at_the_role_itself(make_saver: Any) -> None:
+    other, saver = make_saver(), make_saver()
+    assert runner.run(roles.look(), saver._backend) is None
+    give_role(other, "replica", 3)
+    fresh = make_saver()
+    for one in (fresh, saver):
+        assert runner.run(roles.look(), one._backend) == regions.Role(3, "replica", TO)
+
+
+@pytest.mark.parametrize("store_uri", ["local"], indirect=True)
 def test_a_shipper_is_not_asked_for_a_role(make_saver: Any) -> None:
     saver = make_saver()
     give_role(saver, "replica")
