@@ -1271,3 +1271,92 @@ def lag_of(made: str | None, stored: int) -> timedelta | None:
 
 def _counted(number: int, what: str) -> str:
     return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+@record(frozen=True, slots=True, kw_only=True)
+class ForkFound:
+    """Two checkpoints that continue the same one, because each of two stores has taken one of them.
+
+    Attributes:
+        thread_id: The thread.
+        checkpoint_ns: The namespace.
+        parent_id: The checkpoint that both continue.
+        checkpoint_id: The one that came from the other store.
+        sibling_id: The latest one that the store had.
+    """
+
+    thread_id: str
+    checkpoint_ns: str
+    parent_id: str
+    checkpoint_id: str
+    sibling_id: str
+
+
+@record(frozen=True, slots=True, kw_only=True)
+class Unshipped:
+    """A thread that could not be replicated, and why.
+
+    Attributes:
+        thread_id: The thread.
+        error: The error. The entries of the outbox stay, so the next pass tries again.
+    """
+
+    thread_id: str
+    error: Exception
+
+
+@record(frozen=True, slots=True, kw_only=True)
+class Shipped:
+    """What a pass over an outbox has replicated.
+
+    Attributes:
+        threads: Number of threads.
+        entries: Number of entries of the outbox that were shipped and removed.
+        documents: Number of documents that were written or deleted in the other store.
+        bytes: Bytes that were stored there: of documents and objects.
+        is_all: Whether all of the outbox was looked at.
+        mark: The time up to which nothing is missing in the other store, in nanoseconds by the clock of the store that
+            was replicated; `None` if it is not known.
+        forks: Forks that have come about because both stores were written to.
+        failures: The threads that could not be replicated.
+    """
+
+    threads: int = 0
+    entries: int = 0
+    documents: int = 0
+    bytes: int = 0
+    is_all: bool = True
+    mark: int | None = None
+    forks: tuple[ForkFound, ...] = ()
+    failures: tuple[Unshipped, ...] = ()
+
+    def __add__(self, other: Shipped) -> Shipped:
+        return Shipped(
+            threads=self.threads + other.threads,
+            entries=self.entries + other.entries,
+            documents=self.documents + other.documents,
+            bytes=self.bytes + other.bytes,
+            is_all=self.is_all and other.is_all,
+            mark=self.mark,
+            forks=(*self.forks, *other.forks),
+            failures=(*self.failures, *other.failures),
+        )
+
+
+@record(frozen=True, slots=True, kw_only=True)
+class Reconciled:
+    """What a comparison of a thread in two stores has replicated.
+
+    Attributes:
+        thread_id: The thread; `None` for the operations that all threads share.
+        documents: Number of documents that were written in the other store.
+        bytes: Bytes that were stored there.
+        extra: Names of documents that only the other store has.
+        forks: Forks that have come about because both stores were written to.
+    """
+
+    thread_id: str | None
+    documents: int = 0
+    bytes: int = 0
+    extra: tuple[str, ...] = ()
+    forks: tuple[ForkFound, ...] = ()

@@ -87,10 +87,10 @@ _HINTS = ("heir", "pin", "run_id", "former_runs", "objects")
 _FIXED = (*_SHOWN, "pin")
 """The listed fields of a checkpoint that no later call overwrites."""
 
-_LEFT_OUT = ("fence", HOLDS)
+LEFT_OUT = ("fence", HOLDS)
 """Fields of a checkpoint that concern its own store only."""
 
-_OWN = ("deleting", "copying", "claim", "bucket", "fence", "held")
+OWN = ("deleting", "copying", "claim", "bucket", "fence", "held")
 """Fields of a thread's document that concern its own store only."""
 
 _BLOBS = 32
@@ -221,7 +221,7 @@ def read_page(page: Sequence[Doc]) -> Flow[list[Doc] | None]:
             continue
         if any(doc.fields.get(key) != listed.fields.get(key) for key in _SHOWN):
             return None
-        fields = {key: value for key, value in doc.fields.items() if key not in (*_HINTS, *_LEFT_OUT)}
+        fields = {key: value for key, value in doc.fields.items() if key not in (*_HINTS, *LEFT_OUT)}
         fields |= {key: listed.fields[key] for key in _HINTS if key in listed.fields}
         found.append(replace(doc, fields=fields))
     return found
@@ -570,7 +570,7 @@ class _Transfer:
         if self.is_whole:
             return True
         kept: Fields = {} if self.found.thread is None else self.found.thread.fields
-        fields = {key: value for key, value in kept.items() if key not in _OWN}
+        fields = {key: value for key, value in kept.items() if key not in OWN}
         end = Merge(self.thread, {"thread_id": self.found.thread_id, **fields}, ("copying",), self.time)
         if (yield from Commit((end,))) is not None:
             return True

@@ -1,0 +1,245 @@
+"""Replicates a store to another one: what has changed, and what either lacks.
+
+The store that has the changes performs the effects that are `On` it (`flows.transfer.SOURCE`), and the target is the
+flow's home. Both are opened as shippers (`Connection._as_shipper`), because their commits require no role, and add no
+entries to an outbox. `context` is the target's. Its codec reads both stores, so it has the key of the source.
+
+`flows.shipments` has the protocol. Any number of processes may ship the same thread at the same time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from langgraph_gcs_saver.engine.effects import Commit, Create, Doc, Flow, GetDocs, Merge, QueryDocs
+from langgraph_gcs_saver.engine.steps import at
+from langgraph_gcs_saver.errors import (
+    UNREADABLE,
+    ConflictError,
+    DamageError,
+    InvalidIdError,
+    ThreadBusyError,
+    ThreadInSetError,
+)
+from langgraph_gcs_saver.flows.all_threads import Pages, each_thread
+from langgraph_gcs_saver.flows.context import MAX_TRIES, Context
+from langgraph_gcs_saver.flows.shipments import Overtaken, Shipment, entries_of
+from langgraph_gcs_saver.flows.transfer import SOURCE
+from langgraph_gcs_saver.format import keys
+from langgraph_gcs_saver.format.regions import Entry, entry_of
+from langgraph_gcs_saver.results import Reconciled, Shipped, Unshipped
+
+CLOCK = f"{keys.REGION}/clock"
+"""Name of the document that a shipper writes in the source to learn the time there."""
+
+MARK = "mark"
+"""The field of `lg_region/mark` in the target, and of a thread's `lg_ship/ship`: nanoseconds of the source's clock."""
+
+ENTRIES = 20_000
+"""The default for the number of entries that one pass reads. A greater number of entries takes several passes."""
+
+_PER_PAGE = 5000
+"""How many entries are read at once: well within one call's deadline."""
+
+_OF_A_THREAD = (*UNREADABLE, DamageError, InvalidIdError, ConflictError, ThreadBusyError, ThreadInSetError)
+"""Errors that concern one thread, and do not stop the others."""
+
+
+def ship(segment: str, *, context: Context) -> Flow[Shipped]:
+    """Ship what the source's outbox says about one thread.
+
+    Args:
+        segment: The thread's segment in names (`Entry.segment`, `keys.spread`). `keys.SHARED_OUTBOX` stands for the
+            operations that all threads share.
+        context: The target's.
+
+    Raises:
+        CheckpointCorruptError: A checkpoint is damaged in the source, or in the target if the source has deleted some.
+        ConflictError: Others changed the thread in every try, or have continued what the source has replaced.
+        DamageError: Another document is damaged, or an object is missing.
+        WrongKeyError: The stores have another key. Nothing was shipped, and the entries stay.
+    """
+    missing: str | None = None
+    for _ in range(MAX_TRIES):
+        shipment = Shipment(segment, context)
+        try:
+            yield from shipment.begin()
+            entries = yield from at(SOURCE, entries_of(segment))
+            if entries:
+                yield from shipment.flow(entries, max(entry.time for entry in entries))
+        except Overtaken as overtaken:
+            if overtaken.missing is not None and overtaken.missing == missing:
+                raise _lost(missing) from None
+            missing = overtaken.missing
+            continue
+        return Shipped(
+            threads=1 if entries else 0,
+            entries=len(entries),
+            documents=shipment.documents,
+            bytes=shipment.bytes,
+            forks=tuple(shipment.forks),
+        )
+    raise _overtaken(segment)
+
+
+def _overtaken(segment: str) -> ConflictError:
+    return ConflictError(
+        f"Thread {keys.told_thread_id(segment)!r} was not replicated completely: other shippers, or writers to the "
+        f"other store, were faster {MAX_TRIES} times in a row. Call again to continue."
+    )
+
+
+def _lost(name: str) -> DamageError:
+    return DamageError(
+        f"The object {name!r} is missing in the source, and a document refers to it, so the document was not "
+        "replicated. Run `langgraph-gcs verify` on the source, and repair the thread."
+    )
+
+
+def ship_once(*, limit: int = ENTRIES, context: Context) -> Flow[Shipped]:
+    """Ship what the source's outbox has now, thread by thread, and move the mark of the target.
+
+    Nothing older than the mark is missing in the target. It is the source's time just before its outbox was read, or
+    just before the oldest entry that could not be shipped. A thread that cannot be shipped does not stop the others.
+
+    Args:
+        limit: How many entries to look at. If there are more, the mark stays, and the result has `is_all` false.
+        context: The target's.
+
+    Returns:
+        What was shipped, the mark, and the threads that were not shipped, each with its error.
+
+    Raises:
+        StoreUnavailableError: A store does not answer. What was shipped is whole.
+    """
+    # A commit's time is exact in every store: what was committed before is visible to the next query.
+    times = yield from at(SOURCE, iter(Commit((Merge(CLOCK, {"token": context.new_attempt()}),))))
+    now = times[0] if times is not None else 0
+    entries, is_all = yield from at(SOURCE, _outbox(limit))
+    oldest: dict[str, int] = {}
+    for entry in entries:
+        oldest[entry.segment] = min(entry.time, oldest.get(entry.segment, entry.time))
+    total = Shipped(is_all=is_all)
+    failures: list[Unshipped] = []
+    for segment in sorted(oldest, key=lambda one: (oldest[one], one)):
+        try:
+            total += yield from ship(segment, context=context)
+        except _OF_A_THREAD as error:
+            failures.append(Unshipped(thread_id=keys.told_thread_id(segment), error=error))
+            now = min(now, oldest[segment] - 1)
+    if is_all:
+        yield from _move_mark(now)
+    return replace(total, mark=(yield from mark()), failures=tuple(failures))
+
+
+def mark() -> Flow[int | None]:
+    """The time up to which the target has everything of the source, by the source's clock in nanoseconds.
+
+    Returns:
+        The time; `None` if no pass over the outbox has ended yet.
+    """
+    found = _mark_in((yield from GetDocs((keys.MARK,))).get(keys.MARK))
+    return found or None
+
+
+def _mark_in(doc: Doc | None) -> int:
+    found = None if doc is None else doc.fields.get(MARK)
+    return found if type(found) is int else 0
+
+
+def _move_mark(time: int) -> Flow[None]:
+    """Move the target's mark forward. Another shipper that moves it at the same time knows as much."""
+    doc = (yield from GetDocs((keys.MARK,))).get(keys.MARK)
+    if doc is None:
+        yield from Commit((Create(keys.MARK, {MARK: time}),))
+    elif time > _mark_in(doc):
+        yield from Commit((Merge(keys.MARK, {MARK: time}, update_time=doc.update_time),))
+
+
+def _outbox(limit: int) -> Flow[tuple[list[Entry], bool]]:
+    """Entries of the outbox, and whether these are all."""
+    found: list[Entry] = []
+    after: str | None = None
+    while True:
+        docs = yield from QueryDocs(keys.OUTBOX, after=after, limit=_PER_PAGE)
+        found += map(entry_of, docs)
+        if len(docs) < _PER_PAGE:
+            return found, True
+        if len(found) >= limit:
+            return found, False
+        after = docs[-1].name
+
+
+# What either store lacks
+
+
+def reconcile(thread_id: str | None, *, heals: bool = True, context: Context) -> Flow[Reconciled]:
+    """Ship everything of a thread that the target lacks, whatever the outbox says.
+
+    This ships what was stored before the replication began. It replaces what differs in the target, so it heals what
+    was damaged there. It deletes nothing: what only the target has is counted, and shipped by a call in the opposite
+    direction with `heals=False`.
+
+    Args:
+        thread_id: The thread; `None` for the operations that all threads share.
+        heals: Whether documents and objects that differ are replaced. Never pass true if the source is the replica.
+        context: The target's.
+
+    Raises:
+        CheckpointCorruptError: A checkpoint is damaged in the source.
+        ConflictError: Others changed the thread in every try, or have continued what the source has replaced.
+        DamageError: Another document is damaged, or an object is missing.
+        WrongKeyError: The stores have another key. Nothing was shipped.
+    """
+    segment = keys.SHARED_OUTBOX if thread_id is None else keys.spread(thread_id, "thread id")
+    missing: str | None = None
+    for _ in range(MAX_TRIES):
+        shipment = Shipment(segment, context, heals=heals)
+        try:
+            yield from shipment.begin()
+            extra = yield from shipment.everything()
+        except Overtaken as overtaken:
+            if overtaken.missing is not None and overtaken.missing == missing:
+                raise _lost(missing) from None
+            missing = overtaken.missing
+            continue
+        return Reconciled(
+            thread_id=thread_id,
+            documents=shipment.documents,
+            bytes=shipment.bytes,
+            extra=tuple(extra),
+            forks=tuple(shipment.forks),
+        )
+    raise _overtaken(segment)
+
+
+def reconcile_all(*, heals: bool = True, context: Context) -> Pages[Reconciled]:
+    """Pages of what `reconcile` returns for all threads of the source. A thread that cannot be read is skipped.
+
+    Each call of the result returns the next page, and `None` at the end. If a thread was skipped, its error is raised
+    after all others are done.
+    """
+    # The threads are found in the source, but what is done with each is a flow of the target.
+    pages = each_thread(None, _only, context, shared=None)
+    shared_is_due = True
+
+    def page() -> Flow[Sequence[Reconciled] | None]:
+        nonlocal shared_is_due
+        if shared_is_due:
+            shared_is_due = False
+            return [(yield from reconcile(None, heals=heals, context=context))]
+        found = yield from at(SOURCE, pages())
+        if found is None:
+            return None
+        done = []
+        for thread_id in found:
+            done.append((yield from reconcile(thread_id, heals=heals, context=context)))
+        return done
+
+    return page
+
+
+def _only(thread_id: str) -> Flow[Sequence[str]]:
+    yield from ()
+    return (thread_id,)

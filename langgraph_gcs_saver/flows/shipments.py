@@ -1,0 +1,752 @@
+"""One shipment: what has changed in a thread of one store is stored in another one, so that both stay whole.
+
+Effects on the store that has the changes are wrapped in `at(SOURCE, …)`, and all others act on the target. The two have
+no commit in common. So a shipment follows these rules, which `tests/races/replicating.py` removes one by one:
+
+- It reads the target's `lg_ship/ship` first, then the entries of the outbox, then the source, then the target. Each of
+  its commits requires that document as it was read, and changes it. Removing an entry changes the one of the source.
+  So a process that froze with an old copy of a document cannot store it.
+- It removes an entry after its change is in the target.
+- It stores nothing that an entry of the target's own outbox says is deleted.
+- A checkpoint comes with everything that it needs. Either its parent is there with the same content, and is required to
+  stay, or each document and object that it needs is looked for. Missing frames come as stripped documents.
+- The parent's heir is written in the commit of the child.
+- A deletion strips what the target still needs. Objects are deleted only after the source has deleted them.
+
+Deletions come first, then documents that speak of side effects, then pending writes, then checkpoints in the order in
+which the source got them. So a checkpoint never comes before the writes that a DeltaChannel of it is made of.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection as Names
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import TypeVar
+
+from langgraph_gcs_saver.engine import limits
+from langgraph_gcs_saver.engine.effects import (
+    BlobInfo,
+    Commit,
+    Create,
+    Delete,
+    DeleteBlobs,
+    Doc,
+    Effect,
+    Fields,
+    Flow,
+    Gather,
+    GetBlob,
+    GetDocs,
+    ListBlobs,
+    Merge,
+    Now,
+    On,
+    QueryDocs,
+    Write,
+)
+from langgraph_gcs_saver.engine.steps import at, through
+from langgraph_gcs_saver.errors import ConflictError, DamageError
+from langgraph_gcs_saver.flows import dictionaries
+from langgraph_gcs_saver.flows.batches import in_batches
+from langgraph_gcs_saver.flows.collections import DOCS_PER_PAGE, damaged, list_docs, objects_of
+from langgraph_gcs_saver.flows.context import ATTEMPT_DEADLINE_SECONDS, Context
+from langgraph_gcs_saver.flows.copy import CHECKPOINTS_PER_PAGE, COMMIT_BYTES, in_levels
+from langgraph_gcs_saver.flows.manifests import locate_manifest, unreadable
+from langgraph_gcs_saver.flows.ids import thread_id_of
+from langgraph_gcs_saver.flows.marks import unmarked
+from langgraph_gcs_saver.flows.prune import clean_up, leftovers, listed_objects, settled, snapshot, take_off
+from langgraph_gcs_saver.flows.threads import delete_thread, note_run
+from langgraph_gcs_saver.flows.transfer import LEFT_OUT, OWN, SOURCE, fingerprint, pages
+from langgraph_gcs_saver.flows.writes import read_stubs
+from langgraph_gcs_saver.format import keys, manifest, registry
+from langgraph_gcs_saver.format.manifest import (
+    DamagedError,
+    DocumentKind,
+    Manifest,
+    heir_of,
+    kind_of,
+    runs_of,
+)
+from langgraph_gcs_saver.format.regions import FIRST_ROLE, Entry, entry_of, role_of
+from langgraph_gcs_saver.format.registry import Collection
+from langgraph_gcs_saver.records import record
+from langgraph_gcs_saver.results import CollectPlan
+
+T = TypeVar("T")
+
+SHARED_SHIP = f"{keys.REGION}/ship"
+"""Name of the document that each commit of a shipment of store-wide operations moves."""
+
+TOKEN, MARK = "token", "mark"
+"""Fields of such a document. The token is new in each commit, because a write that changes nothing does not move it."""
+
+_SEEN = ("ns", "format", "digest", "heir")
+"""The fields that show whether a document is a checkpoint, which content it has, and its heir."""
+
+_BLOBS = 32
+_BLOB_BYTES = 64 << 20
+"""The maximum number and size of objects in memory at the same time. A larger object is shipped alone."""
+
+_WRITES = limits.COMMIT_WRITES // 2
+"""Documents in one commit. Each may bring its parent, its run and a document that it requires."""
+
+_NAMES_PER_PAGE = 200
+"""How many documents are read at once, without their content."""
+
+_ENTRIES_PER_PAGE = 5000
+"""How many entries of an outbox are read at once: well within one call's deadline."""
+
+
+class Overtaken(Exception):  # noqa: N818 - no caller of a public method sees it
+    """The target, or the source, was changed since this shipment has read it. Another try begins anew.
+
+    Attributes:
+        missing: An object that the source does not have, although a document refers to it. Either the document was
+            deleted at that moment, or the object is lost.
+    """
+
+    def __init__(self, missing: str | None = None) -> None:
+        super().__init__(missing)
+        self.missing = missing
+
+
+@record(frozen=True, slots=True)
+class Seen:
+    """A document of a checkpoint in the target, as this shipment has seen or left it.
+
+    Attributes:
+        time: When it last changed.
+        is_listed: Whether it is a checkpoint, and not stripped.
+        digest: The digest of its content, if it is a checkpoint.
+        heir: The id of its latest child.
+    """
+
+    time: int
+    is_listed: bool
+    digest: bytes | None
+    heir: str | None
+
+    @classmethod
+    def of(cls, doc: Doc) -> Seen:
+        """What a document shows, read with at least the fields `_SEEN`."""
+        digest = doc.fields.get("digest")
+        is_listed = kind_of(doc) is DocumentKind.CHECKPOINT
+        return cls(doc.update_time, is_listed, digest if isinstance(digest, bytes) else None, heir_of(doc))
+
+
+def entries_of(segment: str) -> Flow[list[Entry]]:
+    """The entries of a store's outbox for one thread, oldest first.
+
+    No entry is missing that is older than another one of the list. If they take several pages, those that are newer
+    than all of the first page are left out.
+
+    Args:
+        segment: The thread's segment in names; `keys.SHARED_OUTBOX` for the operations that all threads share.
+
+    Raises:
+        DamageError: A document of the outbox is no entry.
+    """
+    start, end = keys.outbox_range(segment)
+    found: list[Entry] = []
+    after: str | None = None
+    newest: int | None = None
+    while True:
+        docs = yield from QueryDocs(keys.OUTBOX, start=start, end=end, after=after, limit=_ENTRIES_PER_PAGE)
+        own = [entry_of(doc) for doc in docs if keys.outbox_segment(doc.name) == segment]
+        found += [entry for entry in own if newest is None or entry.time <= newest]
+        if len(docs) < _ENTRIES_PER_PAGE:
+            return sorted(found, key=lambda entry: (entry.time, entry.name))
+        newest = max(doc.update_time for doc in docs) if newest is None else newest
+        start, after = None, docs[-1].name
+
+
+def ship_doc(segment: str) -> str:
+    """Name of the document that each commit of a shipment moves.
+
+    Args:
+        segment: As for `entries_of`. The documents of threads are deleted with them.
+    """
+    return SHARED_SHIP if segment == keys.SHARED_OUTBOX else f"{keys.THREADS}/{segment}/{keys.SHIPS}/{keys.SHIP}"
+
+
+class Shipment:
+    """One try to ship what has changed in a thread.
+
+    Attributes:
+        segment: The thread's segment in names; `keys.SHARED_OUTBOX` for the operations that all threads share.
+        thread_id: The thread; `None` for those operations, and for a thread of which both stores have nothing.
+        ship: The name of the document that each commit moves.
+        time: When that of the target last changed.
+        own: When that of the source last changed; `None` if it does not exist.
+        source: The thread's own document in the source.
+        active: The note about the thread's turn, in the source and in the target.
+        wins: Whether the source's version of a document replaces the target's. It does unless the target is primary.
+        tombs: Entries of the target's own outbox about deletions, by the deleted document.
+        there: Checkpoints of the target, as last seen; `None` for those that it lacks.
+        here: Digests of checkpoints of the source.
+        documents: Number of documents that were stored or deleted in the target.
+        bytes: Bytes of the fields and objects that were stored in the target.
+    """
+
+    def __init__(self, segment: str, context: Context) -> None:
+        self.segment = segment
+        self.is_shared = segment == keys.SHARED_OUTBOX
+        self.thread_id = None if self.is_shared else keys.thread_id_of(segment)
+        self.context = context
+        self.ship = ship_doc(segment)
+        self.thread = f"{keys.THREADS}/{segment}"
+        self._active = f"{keys.ACTIVE}/{segment}"
+        self.time = 0
+        self.own: int | None = None
+        self.source: Doc | None = None
+        self.target: Doc | None = None
+        self.active: tuple[Doc | None, Doc | None] = (None, None)
+        self.wins = True
+        self.tombs: dict[str, list[str]] = {}
+        self.there: dict[str, Seen | None] = {}
+        self.here: dict[str, bytes | None] = {}
+        self.documents = 0
+        self.bytes = 0
+        self._uploaded: set[str] = set()
+        self._batch: dict[str, Write] = {}
+        self._started = 0.0
+        self._carries = True
+
+    # Begin and end
+
+    def begin(self) -> Flow[None]:
+        """Read what later commits require. Call this before anything else is read.
+
+        The document of the target is created before anything is read. If a thread is deleted, and created again, then a
+        shipper that has seen the earlier one finds another document.
+
+        Raises:
+            ConflictError: A copy to the thread in the target is unfinished.
+            Overtaken: A deletion of the thread in the target was under way, or another shipment has begun.
+        """
+        names = (self.ship, FIRST_ROLE, self.thread, self._active)
+        there, here = yield from Gather((GetDocs(names), On(SOURCE, GetDocs(names))))
+        if self.ship not in there:
+            yield from Commit((Create(self.ship, {TOKEN: self.context.new_attempt()}),))
+            raise Overtaken
+        self.time = there[self.ship].update_time
+        self.own = here[self.ship].update_time if self.ship in here else None
+        self.wins = FIRST_ROLE not in there or not role_of(there[FIRST_ROLE]).is_primary
+        self._started = yield from Now()
+        self.source, self.target = here.get(self.thread), there.get(self.thread)
+        self.active = here.get(self._active), there.get(self._active)
+        for doc in (self.source, self.target):
+            if self.thread_id is None and doc is not None:
+                self.thread_id = thread_id_of(doc)
+        if self.target is not None and self.thread_id is not None and "deleting" in self.target.fields:
+            yield from unmarked(self.thread_id, self.context)
+            raise Overtaken
+        if self.target is not None and "copying" in self.target.fields:
+            raise ConflictError(
+                f"Thread {self.thread_id!r} is the target of an unfinished copy in the other store. Repeat the call "
+                "that copies, or delete the thread there. Then replicate again."
+            )
+
+    def flow(self, entries: Sequence[Entry], mark: int) -> Flow[None]:
+        """Ship the changes that some entries name, and remove the entries.
+
+        Args:
+            entries: Entries of the source's outbox, oldest first, read after `begin`.
+            mark: The time up to which the entries are complete.
+
+        Raises:
+            Overtaken: Another writer was faster. Begin anew.
+        """
+        changed = [name for name in dict.fromkeys(entry.changed for entry in entries) if name != self.thread]
+        gone = yield from self._gone({entry.changed for entry in entries if entry.what == "delete"} - {self.thread})
+        yield from self._read_tombs()
+        yield from self._delete([name for name in changed if name in gone])
+        yield from self.store([name for name in changed if name not in gone])
+        yield from self._clean([name for name in gone if _is_checkpoint(name)])
+        yield from self._end(mark)
+        yield from self._delete_thread()
+        yield from self._remove(entries)
+
+    def _gone(self, names: Iterable[str]) -> Flow[set[str]]:
+        """Those of some documents that the source lacks, or has stripped."""
+        gone: set[str] = set()
+        for page in pages(sorted(names), _NAMES_PER_PAGE):
+            docs = yield from On(SOURCE, GetDocs(tuple(page), mask=("ns", "format")))
+            gone.update(
+                name for name in page if name not in docs or (_is_checkpoint(name) and not Seen.of(docs[name]).is_listed)
+            )
+        return gone
+
+    def _read_tombs(self) -> Flow[None]:
+        for entry in (yield from entries_of(self.segment)):
+            if entry.what == "delete":
+                self.tombs.setdefault(entry.changed, []).append(entry.name)
+
+    def _end(self, mark: int) -> Flow[None]:
+        """Note up to when the target has everything, and what the thread's turn does in the source."""
+        here, there = self.active
+        writes: list[Write] = []
+        if self.wins:
+            name = self._active
+            if here is None and there is not None:
+                writes.append(Delete(name))
+            elif here is not None and (there is None or here.fields != there.fields):
+                gone = () if there is None else tuple(sorted(there.fields.keys() - here.fields.keys()))
+                writes.append(Merge(name, here.fields, remove=gone))
+        yield from self._must(writes, mark=mark)
+
+    def _remove(self, entries: Sequence[Entry]) -> Flow[None]:
+        """Remove entries from the source's outbox, and move its own document.
+
+        A shipment in the opposite direction may have looked for an entry about a deletion, and read the document
+        before. So it must fail.
+        """
+        for page in pages(entries, limits.COMMIT_WRITES):
+            token = {TOKEN: self.context.new_attempt()}
+            own = Create(self.ship, token) if self.own is None else Merge(self.ship, token, update_time=self.own)
+            removals = tuple(Delete(entry.name, update_time=entry.time) for entry in page)
+            times = yield from On(SOURCE, Commit((own, *removals)))
+            if times is None:
+                raise Overtaken
+            self.own = times[0]
+        if not self.is_shared and self.source is None and self.own is not None:
+            # The thread was deleted. If another shipment has moved the document, that one decides.
+            yield from On(SOURCE, Commit((Delete(self.ship, update_time=self.own),)))
+
+    # Commits
+
+    def commit(self, writes: Sequence[Write], *, mark: int | None = None) -> Flow[tuple[int, ...] | None]:
+        """Commit writes to the target, if no other shipment has come in between.
+
+        Returns:
+            The update times of the writes; `None` if another precondition failed.
+
+        Raises:
+            Overtaken: Another shipment has come in between, or the answer of this commit was lost.
+        """
+        fields: dict[str, int | str] = {TOKEN: self.context.new_attempt()}
+        if mark is not None:
+            fields[MARK] = mark
+        if any(write.name == self.ship for write in writes):  # The thread's deletion ends with this commit.
+            own, rest = [], [Delete(one.name, self.time) if one.name == self.ship else one for one in writes]
+        else:
+            own, rest = [Merge(self.ship, fields, update_time=self.time)], list(writes)
+        times = yield from Commit((*own, *rest))
+        if times is None:
+            doc = (yield from GetDocs((self.ship,))).get(self.ship)
+            if doc is None or doc.update_time != self.time:
+                raise Overtaken
+            return None
+        if own:
+            self.time = times[0]
+        self.documents += len(rest)
+        return tuple(times[len(own) :])
+
+    def moving(self, flow: Flow[T]) -> Flow[T]:
+        """A flow that changes the target, with `commit` in place of its commits."""
+        return through(flow, self._moving)
+
+    def _moving(self, effect: Effect[T]) -> Flow[T]:
+        if isinstance(effect, Commit):
+            return (yield from self.commit(effect.writes))
+        return (yield from effect)
+
+    def _must(self, writes: Sequence[Write], *, mark: int | None = None) -> Flow[tuple[int, ...]]:
+        times = yield from self.commit(writes, mark=mark)
+        if times is None:
+            raise Overtaken
+        return times
+
+    # Deletions
+
+    def _delete(self, names: Sequence[str]) -> Flow[None]:
+        """Delete what the source has deleted. What the target still needs of checkpoints stays, stripped."""
+        if self.thread_id is not None:
+            checkpoints = {name for name in names if _is_checkpoint(name)}
+            if checkpoints:
+                yield from self.moving(take_off(self.thread_id, checkpoints, self.context))
+        for page in pages([name for name in names if not _is_checkpoint(name)], DOCS_PER_PAGE):
+            docs = yield from GetDocs(tuple(page))
+            writes: list[Write] = []
+            objects: set[str] = set()
+            for doc in docs.values():
+                entry = _entry_of(doc.name)
+                writes.append(Delete(doc.name, update_time=doc.update_time))
+                writes += [] if entry.note is None else [entry.note(doc.name, {})]
+                objects.update((yield from self._objects(entry, doc)))
+            if writes:
+                yield from self._must(writes)
+                yield from self._delete_objects(objects)
+        tombs = [tomb for name in names for tomb in self.tombs.get(name, ())]
+        for page in pages(tombs, limits.COMMIT_WRITES):
+            yield from self._must([Delete(tomb) for tomb in page])
+
+    def _delete_objects(self, names: Iterable[str]) -> Flow[None]:
+        """Delete objects that no document refers to any more, and that the source does not have either.
+
+        In the target an object has the same name each time that it is shipped. So only one that never comes again may
+        be deleted: this process may freeze before the request is sent.
+        """
+        left = sorted(set(names) - (yield from self._in_source(names)))
+        for page in pages(left, limits.BATCH_CALLS):
+            yield from DeleteBlobs(tuple(page))
+
+    def _in_source(self, names: Iterable[str]) -> Flow[set[str]]:
+        """Those of some objects that the source has."""
+        found: set[str] = set()
+        for page in pages(sorted(names), _BLOBS):
+            datas = yield from Gather(tuple(On(SOURCE, GetBlob(name, length=1)) for name in page))
+            found.update(name for name, data in zip(page, datas, strict=True) if data is not None)
+        return found
+
+    def _clean(self, gone: Names[str]) -> Flow[None]:
+        """Delete what only stripped documents refer to, as far as the source does not have it any more."""
+        if not gone or self.thread_id is None:
+            return
+        found = yield from settled(self.thread_id, self.context)
+        listed = {doc.name: listed_objects(doc) for doc in leftovers(found)}
+        kept = yield from self._in_source({name for names in listed.values() for name in names})
+        ready = tuple(name for name, names in listed.items() if names.isdisjoint(kept))
+        if ready:
+            objects = {one: 0 for name in ready for one in listed[name]}
+            plan = CollectPlan(thread_id=self.thread_id, before=0.0, stripped=ready, objects=objects)
+            yield from self.moving(clean_up(found, self.context, plan))
+
+    def _delete_thread(self) -> Flow[None]:
+        """Delete the thread in the target if the source has nothing of it, and the target has nothing more to keep."""
+        if self.thread_id is None or self.source is not None or self.target is None:
+            return
+        left = yield from list_docs(self.thread, lambda entry: entry.replicated is not None)
+        blobs: list[BlobInfo] = yield from On(SOURCE, ListBlobs(keys.thread_blobs(self.thread_id), limit=1))
+        if not left and not blobs:
+            yield from self.moving(delete_thread(self.thread_id, self.context))
+
+    # What the source has
+
+    def store(self, names: Iterable[str]) -> Flow[None]:
+        """Store documents of the source in the target, those that it has, in the order that readers depend on.
+
+        Args:
+            names: The documents. Pending writes and checkpoints are in the order in which the source got them.
+        """
+        by_kind: dict[str, list[str]] = {}
+        for name in names:
+            if name not in self.tombs:
+                by_kind.setdefault(_entry_of(name).id, []).append(name)
+        writes, checkpoints = by_kind.pop(keys.WRITES, []), by_kind.pop(keys.CHECKPOINTS, [])
+        for entry in registry.COLLECTIONS:
+            for page in pages(by_kind.get(entry.id, ()), DOCS_PER_PAGE):
+                here, there = yield from self._both(page)
+                yield from self._store_plain([here[name] for name in page if name in here], there)
+        for page in pages(writes, DOCS_PER_PAGE):
+            here, there = yield from self._both(page)
+            # The first of a task's pending writes wins, so each level is committed before the next.
+            for level in in_levels(here.values()):
+                yield from self._store_plain(level, there)
+        for page in pages(checkpoints, CHECKPOINTS_PER_PAGE):
+            here, there = yield from self._both(page)
+            docs = [here[name] for name in page if name in here and kind_of(here[name]) is DocumentKind.CHECKPOINT]
+            yield from self._store_checkpoints(docs, there)
+
+    def _both(self, names: Sequence[str]) -> Flow[tuple[Mapping[str, Doc], Mapping[str, Doc]]]:
+        here, there = yield from Gather((On(SOURCE, GetDocs(tuple(names))), GetDocs(tuple(names))))
+        return here, there
+
+    def _store_plain(self, docs: Iterable[Doc], there: Mapping[str, Doc]) -> Flow[None]:
+        """Store documents that need nothing but their objects."""
+        for doc in docs:
+            write = self._update(doc, there.get(doc.name), doc.fields)
+            if write is None:
+                continue
+            sizes = yield from at(SOURCE, self._objects(_entry_of(doc.name), doc))
+            yield from self._upload(sizes)
+            self._add(write)
+            for note in registry.notes([write]):
+                self._add(note)
+            yield from self._flush(at_least=_WRITES)
+        yield from self._flush()
+
+    def _update(self, doc: Doc, copied: Doc | None, fields: Fields) -> Create | Merge | None:
+        """The write that gives a document of the target some fields; `None` if it has them, or keeps its own."""
+        if copied is None:
+            return Create(doc.name, fields)
+        kept = {key: value for key, value in copied.fields.items() if key in fields or key not in _KEPT}
+        is_new = _is_checkpoint(doc.name) and kind_of(copied) is not DocumentKind.CHECKPOINT
+        if not (self.wins or is_new) or fingerprint(fields) == fingerprint(kept):
+            return None
+        gone = tuple(sorted(kept.keys() - fields.keys()))
+        return Merge(doc.name, fields, remove=gone, update_time=copied.update_time)
+
+    def _objects(self, entry: Collection, doc: Doc) -> Flow[Mapping[str, int]]:
+        """The objects that a document other than a checkpoint refers to, with their sizes.
+
+        Raises:
+            DamageError: The document is damaged. Repair it, or restore it from a backup.
+        """
+        try:
+            if entry.is_plain:
+                stubs = yield from objects_of(entry, doc, self.context)
+            else:
+                stubs = yield from read_stubs(doc, self.context.codec)
+        except DamagedError as damage:
+            raise damaged(doc.name, damage) from None
+        return {name: stub.stored for name, stub in stubs.items()}
+
+    # Checkpoints
+
+    def _store_checkpoints(self, docs: Sequence[Doc], there: Mapping[str, Doc]) -> Flow[None]:
+        self.there.update({doc.name: Seen.of(there[doc.name]) if doc.name in there else None for doc in docs})
+        self.here.update({doc.name: Seen.of(doc).digest for doc in docs})
+        todo: list[tuple[Doc, Create | Merge, Manifest, str | None]] = []
+        for doc in docs:
+            write = self._update(doc, there.get(doc.name), _carried(doc))
+            if write is None:
+                continue
+            known, blob = yield from at(SOURCE, self._manifest(doc))
+            todo.append((doc, write, known, blob))
+        parents = {parent for _, _, known, _ in todo if (parent := _parent(known)) is not None}
+        yield from self._look(parents)
+        for doc, write, known, blob in todo:
+            yield from self._carry_dictionaries(known)
+            seen = self.there[doc.name]
+            if seen is not None and isinstance(write, Merge):
+                write = yield from self._with_frames(doc, write, replace(there[doc.name], update_time=seen.time))
+            if seen is None or not seen.is_listed or seen.digest != self.here[doc.name]:
+                yield from self._prepare(known, blob)
+            self._add_checkpoint(doc, write, known)
+            yield from self._flush(at_least=_WRITES)
+        yield from self._flush()
+
+    def _manifest(self, doc: Doc) -> Flow[tuple[Manifest, str | None]]:
+        try:
+            return (yield from locate_manifest(doc, self.context.codec))
+        except DamagedError as damage:
+            ns = keys.told_id(keys.ns_segment_of(doc.name))
+            raise unreadable(damage, str(self.thread_id), ns, keys.checkpoint_id_of(doc.name)) from None
+
+    def _look(self, names: Iterable[str]) -> Flow[None]:
+        """Look which of some checkpoints both stores have, and with which content."""
+        unknown = sorted(name for name in names if name not in self.there or name not in self.here)
+        for page in pages(unknown, _NAMES_PER_PAGE):
+            there, here = yield from Gather(
+                (GetDocs(tuple(page), mask=_SEEN), On(SOURCE, GetDocs(tuple(page), mask=_SEEN)))
+            )
+            for name in page:
+                self.there.setdefault(name, Seen.of(there[name]) if name in there else None)
+                self.here.setdefault(name, Seen.of(here[name]).digest if name in here else None)
+
+    def _carry_dictionaries(self, known: Manifest) -> Flow[None]:
+        """Copy the source's dictionaries to the target before the first checkpoint that needs one."""
+        if known.dictionaries and self._carries:
+            yield from dictionaries.carried(SOURCE, self.context)
+            self._carries = False
+
+    def _with_frames(self, doc: Doc, write: Merge, copied: Doc) -> Flow[Merge]:
+        """The write, with frames that leave those of the target in their places, because others may build on them.
+
+        Raises:
+            ConflictError: The target has other frames, and a checkpoint that only the target has builds on them.
+        """
+        ours, theirs = manifest.inner_frames(doc), manifest.inner_frames(copied)
+        write = replace(write, update_time=copied.update_time)
+        if ours.startswith(theirs):
+            return write
+        if theirs.startswith(ours):
+            kept = tuple(one for one in write.remove if one != "frames")
+            return replace(write, fields={**write.fields, "frames": theirs}, remove=kept)
+        found = yield from snapshot(str(self.thread_id), self.context)
+        if doc.name in found.needed(found.entries.keys() - {doc.name}):
+            raise ConflictError(
+                f"Checkpoint {keys.checkpoint_id_of(doc.name)!r} of thread {self.thread_id!r} was replaced in the "
+                "source, and checkpoints that only the other store has build on the one that it replaces. Delete "
+                "these there, or replicate in the other direction first."
+            )
+        return write
+
+    def _prepare(self, known: Manifest, blob: str | None) -> Flow[None]:
+        """Store everything that a new checkpoint needs, and add requirements that it stays.
+
+        If the parent is there with the same content, it is required to stay by the write of its heir, and has
+        everything that the child inherits. Otherwise each document and object is looked for.
+        """
+        parent = _parent(known)
+        seen = None if parent is None else self.there[parent]
+        is_same = (
+            parent is not None
+            and seen is not None
+            and seen.is_listed
+            and seen.digest is not None
+            and seen.digest == self.here[parent]
+        )
+        sizes: dict[str, int] = {}
+        inner: set[str] = set()
+        for channel, ref in known.channels.items():
+            for frame in ref.chain:
+                if frame.owner is not None and is_same:
+                    continue
+                name = known.place(channel, frame)
+                if frame.attempt is not None:
+                    sizes[name] = max(sizes.get(name, 0), frame.at + frame.stored)
+                elif name != known.name:
+                    inner.add(name)
+        if blob is not None:
+            sizes[blob] = 0
+        yield from self._upload(sizes)
+        yield from self._close(inner)
+        if is_same and parent is not None and seen is not None:
+            self._add(Merge(parent, {}, update_time=seen.time))
+
+    def _close(self, names: Names[str]) -> Flow[None]:
+        """Create the documents that the target lacks, stripped to their frames, and require that the others stay."""
+        yield from self._look(names)
+        missing = [name for name in names if self.there[name] is None]
+        differs = [name for name in names if self._differs(name)]
+        for page in pages(sorted({*missing, *differs}), CHECKPOINTS_PER_PAGE):
+            here, there = yield from Gather(
+                (On(SOURCE, GetDocs(tuple(page), mask=("frames",))), GetDocs(tuple(page), mask=("frames",)))
+            )
+            for name in page:
+                if name not in here:
+                    raise Overtaken  # The source has deleted it since.
+                ours = manifest.inner_frames(here[name])
+                if name not in there:
+                    self._add(Create(name, {"frames": ours}))
+                elif not manifest.inner_frames(there[name]).startswith(ours):
+                    write = Merge(name, {"frames": ours}, update_time=there[name].update_time)
+                    self._add((yield from self._with_frames(replace(here[name], name=name), write, there[name])))
+            # Nothing refers to these frames yet, so they need not be in the commit of the checkpoint.
+            yield from self._flush()
+        for name in names:
+            if name not in self._batch:
+                seen = self.there[name]
+                self._add(Merge(name, {}, update_time=None if seen is None else seen.time))
+
+    def _differs(self, name: str) -> bool:
+        seen = self.there[name]
+        return seen is not None and seen.is_listed and seen.digest != self.here[name]
+
+    def _add_checkpoint(self, doc: Doc, write: Create | Merge, known: Manifest) -> None:
+        seen, parent = self.there[doc.name], _parent(known)
+        self._add(write)
+        self.there[doc.name] = Seen(0, True, self.here[doc.name], None if seen is None else seen.heir)
+        for run in sorted(runs_of(doc)):
+            self._add(note_run(run, known.thread_id, self.context))
+        above = None if parent is None else self.there[parent]
+        if parent is not None and above is not None and above.is_listed and (seen is None or not seen.is_listed):
+            heir = manifest.heir_field(known.checkpoint_id, self.context.new_attempt())
+            self._add(Merge(parent, {"heir": heir}, update_time=above.time))
+            self.there[parent] = replace(above, heir=known.checkpoint_id)
+
+    # Objects
+
+    def _upload(self, sizes: Mapping[str, int]) -> Flow[None]:
+        """Copy objects that a document of the source refers to, before a commit that refers to them."""
+        wanted = sorted(sizes.keys() - self._uploaded)
+        for batch in in_batches(wanted, sizes.__getitem__, most=_BLOBS, most_bytes=_BLOB_BYTES):
+            datas = yield from Gather(tuple(On(SOURCE, GetBlob(name)) for name in batch))
+            for name, data in zip(batch, datas, strict=True):
+                if data is None:
+                    raise Overtaken(name)
+            yield from Gather(tuple(self.context.upload(name, data) for name, data in zip(batch, datas, strict=True)))
+            self.bytes += sum(map(len, datas))
+            self._uploaded.update(batch)
+
+    # Batches
+
+    def _add(self, write: Write) -> None:
+        """Add a write to the next commit, joined with an earlier one to the same document."""
+        before = self._batch.get(write.name)
+        if isinstance(before, (Create, Merge)) and isinstance(write, Merge):
+            fields = {key: value for key, value in before.fields.items() if key not in write.remove} | {**write.fields}
+            if isinstance(before, Create):
+                write = Create(write.name, fields)
+            else:
+                gone = tuple(sorted({*before.remove, *write.remove} - fields.keys()))
+                write = Merge(write.name, fields, remove=gone, update_time=before.update_time)
+        self._batch[write.name] = write
+
+    def _flush(self, at_least: int = 1) -> Flow[None]:
+        """Commit what was added, if that is so many writes, or so many bytes that more might not fit."""
+        size = sum(_size(write) for write in self._batch.values())
+        if not self._batch or (len(self._batch) < at_least and size < COMMIT_BYTES // 2):
+            return
+        if (yield from Now()) - self._started > ATTEMPT_DEADLINE_SECONDS:
+            raise Overtaken  # By now, the objects may have been collected as orphans.
+        writes = [*self._batch.values(), *self._thread_writes()]
+        self._batch = {}
+        times = yield from self._must(writes)
+        self.bytes += size
+        for write, time in zip(writes, times, strict=True):
+            if write.name == self.thread:
+                self.target = Doc(self.thread, {**self._fields_before(), **_fields(write)}, 0, time)
+            elif _is_checkpoint(write.name):
+                seen = self.there.get(write.name)
+                self.there[write.name] = Seen(time, False, None, None) if seen is None else replace(seen, time=time)
+
+    def _fields_before(self) -> Fields:
+        return {} if self.target is None else self.target.fields
+
+    def _thread_writes(self) -> list[Write]:
+        """The write that makes or keeps the thread's own document, and fails if a deletion has begun."""
+        if self.is_shared:
+            return []
+        fields = {} if self.source is None else {k: v for k, v in self.source.fields.items() if k not in OWN}
+        is_root = any(_is_root(write) for write in self._batch.values())
+        if not (is_root or "root" in self._fields_before()):
+            fields.pop("root", None)
+        fields["thread_id"] = self.thread_id
+        if self.target is None:
+            return [Create(self.thread, fields)]
+        if not self.wins:
+            fields = {key: value for key, value in fields.items() if key not in self.target.fields}
+        return [Merge(self.thread, fields, update_time=self.target.update_time)]
+
+
+_KEPT = (*LEFT_OUT, "heir")
+"""Fields of a checkpoint that the target keeps, and that are not carried."""
+
+
+def _carried(doc: Doc) -> Fields:
+    """The fields of a checkpoint that are carried."""
+    return {key: value for key, value in doc.fields.items() if key not in _KEPT}
+
+
+def _parent(known: Manifest) -> str | None:
+    """The name of the document of a checkpoint's parent."""
+    if known.parent_id is None or known.parent_id == known.checkpoint_id:
+        return None
+    return keys.checkpoint_doc(known.thread_id, known.ns, known.parent_id)
+
+
+def _entry_of(name: str) -> Collection:
+    """The entry of a document of a thread, or of an operation that all threads share.
+
+    Raises:
+        DamageError: No collection that is replicated has documents of that name.
+    """
+    found = registry.entry_of(name.split("/")[2:])
+    if found is None or found.replicated is None:
+        raise DamageError(
+            f"An entry of the outbox names {name!r}, which is not a document that is replicated. langgraph-gcs-saver "
+            "did not write the entry. Delete it."
+        )
+    return found
+
+
+def _is_checkpoint(name: str) -> bool:
+    return name.startswith(f"{keys.THREADS}/") and f"/{keys.CHECKPOINTS}/" in name
+
+
+def _is_root(write: Write) -> bool:
+    """Whether a write stores a checkpoint of the root namespace."""
+    return "manifest" in _fields(write) and _fields(write).get("ns") == keys.enc("")
+
+
+def _fields(write: Write) -> Fields:
+    return {} if isinstance(write, Delete) else write.fields
+
+
+def _size(write: Write) -> int:
+    return sum(len(value) for value in _fields(write).values() if isinstance(value, bytes)) + 1000
