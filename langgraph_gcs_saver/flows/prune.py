@@ -16,7 +16,7 @@ of a copy until the copy has ended (`settled`).
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -335,6 +335,33 @@ def prune(
     raise ConflictError(
         f"Pruning thread {thread_id!r} is unfinished: other writers changed its checkpoints {MAX_TRIES} times in a "
         "row. The remaining checkpoints are whole. Call again to continue."
+    )
+
+
+def take_off(thread_id: str, names: Collection[str], context: Context) -> Flow[None]:
+    """Remove checkpoints that another store has removed, those that are there, and strip those that are needed here.
+
+    Sets that need one of them are marked as broken. `clean_up` deletes what only the stripped documents refer to.
+
+    Raises:
+        CheckpointCorruptError, ClearTextError, DamageError: As for `settled`.
+        ConflictError: Other writers changed the checkpoints in every try, or a copy to the thread is unfinished.
+    """
+    for _ in range(MAX_TRIES):
+        found = yield from settled(thread_id, context)
+        dropped = [name for name in found.entries if name in names]
+        if not dropped:
+            return
+        docs = yield from QueryDocs(keys.writes(thread_id), mask=())
+        found.written = {_owner(doc.name) for doc in docs}
+        yield from break_sets({hold for name in dropped for hold in holds_of(found.entries[name].doc)}, context)
+        if (yield from _unlist(found, dropped, context, spares=False)):
+            if _empties_root(found, dropped):
+                yield from _note_root(thread_id)
+            return
+    raise ConflictError(
+        f"Removing checkpoints of thread {thread_id!r} is unfinished: other writers changed its checkpoints "
+        f"{MAX_TRIES} times in a row. The remaining checkpoints are whole. Call again to continue."
     )
 
 

@@ -121,16 +121,21 @@ def ship_once(*, limit: int = ENTRIES, context: Context) -> Flow[Shipped]:
     for entry in entries:
         oldest[entry.segment] = min(entry.time, oldest.get(entry.segment, entry.time))
     total = Shipped(is_all=is_all)
-    failures: list[Unshipped] = []
     for segment in sorted(oldest, key=lambda one: (oldest[one], one)):
-        try:
-            total += yield from ship(segment, context=context)
-        except _OF_A_THREAD as error:
-            failures.append(Unshipped(thread_id=keys.told_thread_id(segment), error=error))
-            now = min(now, oldest[segment] - 1)
+        done = yield from _tried(segment, context)
+        total += done
+        now = min(now, oldest[segment] - 1) if done.failures else now
     if is_all:
         yield from _move_mark(now)
-    return replace(total, mark=(yield from mark()), failures=tuple(failures))
+    return replace(total, mark=(yield from mark()))
+
+
+def _tried(segment: str, context: Context) -> Flow[Shipped]:
+    """Like `ship`, with the error of a thread in the result."""
+    try:
+        return (yield from ship(segment, context=context))
+    except _OF_A_THREAD as error:
+        return Shipped(failures=(Unshipped(thread_id=keys.told_thread_id(segment), error=error),))
 
 
 def mark() -> Flow[int | None]:
@@ -232,9 +237,9 @@ def reconcile_all(*, heals: bool = True, context: Context) -> Pages[Reconciled]:
         found = yield from at(SOURCE, pages())
         if found is None:
             return None
-        done = []
+        done: list[Reconciled] = []
         for thread_id in found:
-            done.append((yield from reconcile(thread_id, heals=heals, context=context)))
+            done += [(yield from reconcile(thread_id, heals=heals, context=context))]
         return done
 
     return page

@@ -22,8 +22,7 @@ from __future__ import annotations
 from collections.abc import Collection as Names
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from langgraph_gcs_saver.engine import limits
 from langgraph_gcs_saver.engine.effects import (
@@ -46,19 +45,20 @@ from langgraph_gcs_saver.engine.effects import (
     QueryDocs,
     Write,
 )
-from langgraph_gcs_saver.engine.steps import at, through
+from langgraph_gcs_saver.engine.steps import at, through, together
 from langgraph_gcs_saver.errors import ConflictError, DamageError
 from langgraph_gcs_saver.flows import dictionaries
 from langgraph_gcs_saver.flows.batches import in_batches
 from langgraph_gcs_saver.flows.collections import DOCS_PER_PAGE, damaged, list_docs, objects_of
 from langgraph_gcs_saver.flows.context import ATTEMPT_DEADLINE_SECONDS, Context
 from langgraph_gcs_saver.flows.copy import CHECKPOINTS_PER_PAGE, COMMIT_BYTES, in_levels
-from langgraph_gcs_saver.flows.manifests import locate_manifest, unreadable
 from langgraph_gcs_saver.flows.ids import thread_id_of
+from langgraph_gcs_saver.flows.listing import list_all
+from langgraph_gcs_saver.flows.manifests import locate_manifest, unreadable
 from langgraph_gcs_saver.flows.marks import unmarked
 from langgraph_gcs_saver.flows.prune import clean_up, leftovers, listed_objects, settled, snapshot, take_off
 from langgraph_gcs_saver.flows.threads import delete_thread, note_run
-from langgraph_gcs_saver.flows.transfer import LEFT_OUT, OWN, SOURCE, fingerprint, pages
+from langgraph_gcs_saver.flows.transfer import LEFT_OUT, OWN, SOURCE, fingerprint, is_same, pages
 from langgraph_gcs_saver.flows.writes import read_stubs
 from langgraph_gcs_saver.format import keys, manifest, registry
 from langgraph_gcs_saver.format.manifest import (
@@ -72,7 +72,7 @@ from langgraph_gcs_saver.format.manifest import (
 from langgraph_gcs_saver.format.regions import FIRST_ROLE, Entry, entry_of, role_of
 from langgraph_gcs_saver.format.registry import Collection
 from langgraph_gcs_saver.records import record
-from langgraph_gcs_saver.results import CollectPlan
+from langgraph_gcs_saver.results import CollectPlan, ForkFound
 
 T = TypeVar("T")
 
@@ -159,7 +159,7 @@ def entries_of(segment: str) -> Flow[list[Entry]]:
         if len(docs) < _ENTRIES_PER_PAGE:
             return sorted(found, key=lambda entry: (entry.time, entry.name))
         newest = max(doc.update_time for doc in docs) if newest is None else newest
-        start, after = None, docs[-1].name
+        after = docs[-1].name
 
 
 def ship_doc(segment: str) -> str:
@@ -188,12 +188,13 @@ class Shipment:
         here: Digests of checkpoints of the source.
         documents: Number of documents that were stored or deleted in the target.
         bytes: Bytes of the fields and objects that were stored in the target.
+        forks: Checkpoints of the source whose parents were continued by the target's own writers.
     """
 
-    def __init__(self, segment: str, context: Context) -> None:
+    def __init__(self, segment: str, context: Context, *, heals: bool = True) -> None:
         self.segment = segment
         self.is_shared = segment == keys.SHARED_OUTBOX
-        self.thread_id = None if self.is_shared else keys.thread_id_of(segment)
+        self.thread_id: str | None = None if self.is_shared else keys.thread_id_of(segment)
         self.context = context
         self.ship = ship_doc(segment)
         self.thread = f"{keys.THREADS}/{segment}"
@@ -203,7 +204,8 @@ class Shipment:
         self.source: Doc | None = None
         self.target: Doc | None = None
         self.active: tuple[Doc | None, Doc | None] = (None, None)
-        self.wins = True
+        self.wins = heals
+        self.forks: list[ForkFound] = []
         self.tombs: dict[str, list[str]] = {}
         self.there: dict[str, Seen | None] = {}
         self.here: dict[str, bytes | None] = {}
@@ -233,7 +235,8 @@ class Shipment:
             raise Overtaken
         self.time = there[self.ship].update_time
         self.own = here[self.ship].update_time if self.ship in here else None
-        self.wins = FIRST_ROLE not in there or not role_of(there[FIRST_ROLE]).is_primary
+        if FIRST_ROLE in there and role_of(there[FIRST_ROLE]).is_primary:
+            self.wins = False
         self._started = yield from Now()
         self.source, self.target = here.get(self.thread), there.get(self.thread)
         self.active = here.get(self._active), there.get(self._active)
@@ -269,14 +272,51 @@ class Shipment:
         yield from self._delete_thread()
         yield from self._remove(entries)
 
+    def everything(self) -> Flow[list[str]]:
+        """Store all that the source has, where the target lacks it or, if the source's version wins, differs.
+
+        Returns:
+            Names of documents that only the target has.
+
+        Raises:
+            Overtaken: Another writer was faster. Begin anew.
+        """
+        names = yield from at(SOURCE, self._names())
+        there = yield from self._names()
+        yield from self._read_tombs()
+        if self.wins and not self.is_shared:
+            yield from self._heal_objects()
+        yield from self.store(names)
+        yield from self._end()
+        return sorted(set(there) - set(names))
+
+    def _names(self) -> Flow[list[str]]:
+        """Names of all replicated documents of a store, in the order in which it got them, without stripped ones."""
+        if self.is_shared:
+            docs = yield from QueryDocs(keys.operations(None), mask=())
+        else:
+            listed = yield from list_docs(self.thread, _is_replicated, mask=("ns", "format"))
+            docs = [doc for _, doc in listed if not _is_checkpoint(doc.name) or Seen.of(doc).is_listed]
+        return [doc.name for doc in sorted(docs, key=lambda doc: (doc.create_time, doc.name))]
+
+    def _heal_objects(self) -> Flow[None]:
+        """Copy the objects of the thread that the target lacks, or has with other bytes."""
+        prefix = f"{self.segment}/"
+        here, there = yield from together(
+            at(SOURCE, list_all(prefix, checksums=True)), list_all(prefix, checksums=True)
+        )
+        wrong = [name for name, blob in here.items() if name in there and not is_same(blob, there[name])]
+        for page in pages(wrong, limits.BATCH_CALLS):
+            yield from DeleteBlobs(tuple(page))
+        yield from self._upload({name: blob.size for name, blob in here.items() if name in wrong or name not in there})
+
     def _gone(self, names: Iterable[str]) -> Flow[set[str]]:
         """Those of some documents that the source lacks, or has stripped."""
         gone: set[str] = set()
         for page in pages(sorted(names), _NAMES_PER_PAGE):
             docs = yield from On(SOURCE, GetDocs(tuple(page), mask=("ns", "format")))
-            gone.update(
-                name for name in page if name not in docs or (_is_checkpoint(name) and not Seen.of(docs[name]).is_listed)
-            )
+            kept = [doc.name for doc in docs.values() if not _is_checkpoint(doc.name) or Seen.of(doc).is_listed]
+            gone.update(set(page).difference(kept))
         return gone
 
     def _read_tombs(self) -> Flow[None]:
@@ -284,7 +324,7 @@ class Shipment:
             if entry.what == "delete":
                 self.tombs.setdefault(entry.changed, []).append(entry.name)
 
-    def _end(self, mark: int) -> Flow[None]:
+    def _end(self, mark: int | None = None) -> Flow[None]:
         """Note up to when the target has everything, and what the thread's turn does in the source."""
         here, there = self.active
         writes: list[Write] = []
@@ -348,7 +388,7 @@ class Shipment:
         """A flow that changes the target, with `commit` in place of its commits."""
         return through(flow, self._moving)
 
-    def _moving(self, effect: Effect[T]) -> Flow[T]:
+    def _moving(self, effect: Effect[Any]) -> Flow[Any]:
         if isinstance(effect, Commit):
             return (yield from self.commit(effect.writes))
         return (yield from effect)
@@ -418,7 +458,7 @@ class Shipment:
         """Delete the thread in the target if the source has nothing of it, and the target has nothing more to keep."""
         if self.thread_id is None or self.source is not None or self.target is None:
             return
-        left = yield from list_docs(self.thread, lambda entry: entry.replicated is not None)
+        left = yield from list_docs(self.thread, _is_replicated)
         blobs: list[BlobInfo] = yield from On(SOURCE, ListBlobs(keys.thread_blobs(self.thread_id), limit=1))
         if not left and not blobs:
             yield from self.moving(delete_thread(self.thread_id, self.context))
@@ -508,9 +548,10 @@ class Shipment:
             todo.append((doc, write, known, blob))
         parents = {parent for _, _, known, _ in todo if (parent := _parent(known)) is not None}
         yield from self._look(parents)
-        for doc, write, known, blob in todo:
+        yield from self._look_for_forks([known for _, _, known, _ in todo])
+        for doc, plain, known, blob in todo:
             yield from self._carry_dictionaries(known)
-            seen = self.there[doc.name]
+            seen, write = self.there[doc.name], plain
             if seen is not None and isinstance(write, Merge):
                 write = yield from self._with_frames(doc, write, replace(there[doc.name], update_time=seen.time))
             if seen is None or not seen.is_listed or seen.digest != self.here[doc.name]:
@@ -536,6 +577,29 @@ class Shipment:
             for name in page:
                 self.there.setdefault(name, Seen.of(there[name]) if name in there else None)
                 self.here.setdefault(name, Seen.of(here[name]).digest if name in here else None)
+
+    def _look_for_forks(self, found: Iterable[Manifest]) -> Flow[None]:
+        """Note which new checkpoints have a sibling that only the target has."""
+        pairs: list[tuple[Manifest, str, str]] = []
+        for known in found:
+            parent = _parent(known)
+            seen = None if parent is None else self.there[parent]
+            if self.there[known.name] is None and seen is not None and seen.heir not in (None, known.checkpoint_id):
+                heir = str(seen.heir)
+                pairs.append((known, heir, keys.checkpoint_doc(known.thread_id, known.ns, heir)))
+        yield from self._look({name for _, _, name in pairs})
+        for known, heir, name in pairs:
+            there = self.there[name]
+            if self.here[name] is None and there is not None and there.is_listed:
+                self.forks.append(
+                    ForkFound(
+                        thread_id=known.thread_id,
+                        checkpoint_ns=known.ns,
+                        parent_id=str(known.parent_id),
+                        checkpoint_id=known.checkpoint_id,
+                        sibling_id=heir,
+                    )
+                )
 
     def _carry_dictionaries(self, known: Manifest) -> Flow[None]:
         """Copy the source's dictionaries to the target before the first checkpoint that needs one."""
@@ -733,6 +797,10 @@ def _entry_of(name: str) -> Collection:
             "did not write the entry. Delete it."
         )
     return found
+
+
+def _is_replicated(entry: Collection) -> bool:
+    return entry.replicated is not None
 
 
 def _is_checkpoint(name: str) -> bool:

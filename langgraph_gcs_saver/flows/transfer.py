@@ -470,8 +470,8 @@ class _Transfer:
         Returns:
             The uploads.
         """
-        present = [blob for blob in page if _is_same(blob, there.get(blob.name))]
-        missing = [blob for blob in page if not _is_same(blob, there.get(blob.name))]
+        present = [blob for blob in page if is_same(blob, there.get(blob.name))]
+        missing = [blob for blob in page if not is_same(blob, there.get(blob.name))]
         hashes, datas = yield from together(
             iter(Gather(tuple(On(SOURCE, HashBlob(blob.name)) for blob in present))),
             iter(Gather(tuple(On(SOURCE, GetBlob(blob.name)) for blob in missing))),
@@ -602,7 +602,8 @@ def _fit(page: Sequence[BlobInfo], following: Sequence[BlobInfo]) -> bool:
     return sum(blob.size for blob in (*page, *following)) <= _BLOB_BYTES
 
 
-def _is_same(one: BlobInfo, other: BlobInfo | None) -> bool:
+def is_same(one: BlobInfo, other: BlobInfo | None) -> bool:
+    """Whether a store has an object as another one has it, by size and checksum."""
     return other is not None and (one.size, one.crc32c) == (other.size, other.crc32c)
 
 

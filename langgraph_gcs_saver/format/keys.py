@@ -84,7 +84,7 @@ VOTES = "lg_votes"
 REGION = "lg_region"
 OUTBOX = "lg_outbox"
 SHIPS = "lg_ship"
-_SHIP = "ship"
+SHIP = "ship"
 _BLOB_KEY = "key"
 CACHE = "lg_cache"
 _CURRENT = "current"
@@ -919,12 +919,12 @@ def outbox_range(segment: str) -> tuple[str, str]:
 
 def ship_doc(thread_id: str) -> str:
     """Name of the document that moves with each commit of a shipper for a thread."""
-    return f"{thread_doc(thread_id)}/{SHIPS}/{_SHIP}"
+    return f"{thread_doc(thread_id)}/{SHIPS}/{SHIP}"
 
 
 def is_ship_doc(leaf: str) -> bool:
     """Whether the last segment of a name can be that of a document of shippers."""
-    return leaf == _SHIP
+    return leaf == SHIP
 
 
 def run_threads(run_id: str) -> str:
