@@ -267,6 +267,8 @@ class Shipment:
         yield from self._read_tombs()
         yield from self._delete([name for name in changed if name in gone])
         yield from self.store([name for name in changed if name not in gone])
+        if gone:
+            yield from self._flush()
         yield from self._clean([name for name in gone if _is_checkpoint(name)])
         yield from self._end(mark)
         yield from self._delete_thread()
@@ -325,17 +327,15 @@ class Shipment:
                 self.tombs.setdefault(entry.changed, []).append(entry.name)
 
     def _end(self, mark: int | None = None) -> Flow[None]:
-        """Note up to when the target has everything, and what the thread's turn does in the source."""
+        """Commit what is left, with the time up to which the target has everything, and the note about the turn."""
         here, there = self.active
-        writes: list[Write] = []
-        if self.wins:
-            name = self._active
-            if here is None and there is not None:
-                writes.append(Delete(name))
-            elif here is not None and (there is None or here.fields != there.fields):
-                gone = () if there is None else tuple(sorted(there.fields.keys() - here.fields.keys()))
-                writes.append(Merge(name, here.fields, remove=gone))
-        yield from self._must(writes, mark=mark)
+        notes: list[Write] = []
+        if self.wins and here is None and there is not None:
+            notes.append(Delete(self._active))
+        elif self.wins and here is not None and (there is None or here.fields != there.fields):
+            gone = () if there is None else tuple(sorted(there.fields.keys() - here.fields.keys()))
+            notes.append(Merge(self._active, here.fields, remove=gone))
+        yield from self._flush(notes, mark=mark)
 
     def _remove(self, entries: Sequence[Entry]) -> Flow[None]:
         """Remove entries from the source's outbox, and move its own document.
@@ -480,10 +480,14 @@ class Shipment:
             for page in pages(by_kind.get(entry.id, ()), DOCS_PER_PAGE):
                 here, there = yield from self._both(page)
                 yield from self._store_plain([here[name] for name in page if name in here], there)
+        is_first = True
         for page in pages(writes, DOCS_PER_PAGE):
             here, there = yield from self._both(page)
             # The first of a task's pending writes wins, so each level is committed before the next.
             for level in in_levels(here.values()):
+                if not is_first:
+                    yield from self._flush()
+                is_first = False
                 yield from self._store_plain(level, there)
         for page in pages(checkpoints, CHECKPOINTS_PER_PAGE):
             here, there = yield from self._both(page)
@@ -505,8 +509,7 @@ class Shipment:
             self._add(write)
             for note in registry.notes([write]):
                 self._add(note)
-            yield from self._flush(at_least=_WRITES)
-        yield from self._flush()
+            yield from self._flush_full()
 
     def _update(self, doc: Doc, copied: Doc | None, fields: Fields) -> Create | Merge | None:
         """The write that gives a document of the target some fields; `None` if it has them, or keeps its own."""
@@ -557,8 +560,7 @@ class Shipment:
             if seen is None or not seen.is_listed or seen.digest != self.here[doc.name]:
                 yield from self._prepare(known, blob)
             self._add_checkpoint(doc, write, known)
-            yield from self._flush(at_least=_WRITES)
-        yield from self._flush()
+            yield from self._flush_full()
 
     def _manifest(self, doc: Doc) -> Flow[tuple[Manifest, str | None]]:
         try:
@@ -731,17 +733,21 @@ class Shipment:
                 write = Merge(write.name, fields, remove=gone, update_time=before.update_time)
         self._batch[write.name] = write
 
-    def _flush(self, at_least: int = 1) -> Flow[None]:
-        """Commit what was added, if that is so many writes, or so many bytes that more might not fit."""
-        size = sum(_size(write) for write in self._batch.values())
-        if not self._batch or (len(self._batch) < at_least and size < COMMIT_BYTES // 2):
+    def _flush_full(self) -> Flow[None]:
+        """Commit what was added, if more might not fit into the same commit."""
+        if len(self._batch) >= _WRITES or sum(map(_size, self._batch.values())) >= COMMIT_BYTES // 2:
+            yield from self._flush()
+
+    def _flush(self, notes: Sequence[Write] = (), mark: int | None = None) -> Flow[None]:
+        """Commit what was added, and some notes."""
+        if not (self._batch or notes or mark is not None):
             return
         if (yield from Now()) - self._started > ATTEMPT_DEADLINE_SECONDS:
             raise Overtaken  # By now, the objects may have been collected as orphans.
-        writes = [*self._batch.values(), *self._thread_writes()]
+        writes = [*self._batch.values(), *(self._thread_writes() if self._batch else ()), *notes]
         self._batch = {}
-        times = yield from self._must(writes)
-        self.bytes += size
+        times = yield from self._must(writes, mark=mark)
+        self.bytes += sum(map(_size, writes))
         for write, time in zip(writes, times, strict=True):
             if write.name == self.thread:
                 self.target = Doc(self.thread, {**self._fields_before(), **_fields(write)}, 0, time)
