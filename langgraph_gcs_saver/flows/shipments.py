@@ -183,7 +183,6 @@ class Shipment:
         source: The thread's own document in the source.
         active: The note about the thread's turn, in the source and in the target.
         wins: Whether the source's version of a document replaces the target's. It does unless the target is primary.
-        tombs: Entries of the target's own outbox about deletions, by the deleted document.
         there: Checkpoints of the target, as last seen; `None` for those that it lacks.
         here: Digests of checkpoints of the source.
         documents: Number of documents that were stored or deleted in the target.
@@ -206,7 +205,6 @@ class Shipment:
         self.active: tuple[Doc | None, Doc | None] = (None, None)
         self.wins = heals
         self.forks: list[ForkFound] = []
-        self.tombs: dict[str, list[str]] = {}
         self.there: dict[str, Seen | None] = {}
         self.here: dict[str, bytes | None] = {}
         self.documents = 0
@@ -264,7 +262,6 @@ class Shipment:
         """
         changed = [name for name in dict.fromkeys(entry.changed for entry in entries) if name != self.thread]
         gone = yield from self._gone({entry.changed for entry in entries if entry.what == "delete"} - {self.thread})
-        yield from self._read_tombs()
         yield from self._delete([name for name in changed if name in gone])
         yield from self.store([name for name in changed if name not in gone])
         if gone:
@@ -285,7 +282,6 @@ class Shipment:
         """
         names = yield from at(SOURCE, self._names())
         there = yield from self._names()
-        yield from self._read_tombs()
         if self.wins and not self.is_shared:
             yield from self._heal_objects()
         yield from self.store(names)
@@ -321,10 +317,13 @@ class Shipment:
             gone.update(set(page).difference(kept))
         return gone
 
-    def _read_tombs(self) -> Flow[None]:
+    def _tombs(self) -> Flow[dict[str, list[str]]]:
+        """Names of entries of the target's own outbox that say that a document was deleted, by the document."""
+        found: dict[str, list[str]] = {}
         for entry in (yield from entries_of(self.segment)):
             if entry.what == "delete":
-                self.tombs.setdefault(entry.changed, []).append(entry.name)
+                found.setdefault(entry.changed, []).append(entry.name)
+        return found
 
     def _end(self, mark: int | None = None) -> Flow[None]:
         """Commit what is left, with the time up to which the target has everything, and the note about the turn."""
@@ -419,7 +418,8 @@ class Shipment:
             if writes:
                 yield from self._must(writes)
                 yield from self._delete_objects(objects)
-        tombs = [tomb for name in names for tomb in self.tombs.get(name, ())]
+        found = (yield from self._tombs()) if names else {}
+        tombs = [tomb for name in names for tomb in found.get(name, ())]
         for page in pages(tombs, limits.COMMIT_WRITES):
             yield from self._must([Delete(tomb) for tomb in page])
 
@@ -473,13 +473,12 @@ class Shipment:
         """
         by_kind: dict[str, list[str]] = {}
         for name in names:
-            if name not in self.tombs:
-                by_kind.setdefault(_entry_of(name).id, []).append(name)
+            by_kind.setdefault(_entry_of(name).id, []).append(name)
         writes, checkpoints = by_kind.pop(keys.WRITES, []), by_kind.pop(keys.CHECKPOINTS, [])
         for entry in registry.COLLECTIONS:
             for page in pages(by_kind.get(entry.id, ()), DOCS_PER_PAGE):
                 here, there = yield from self._both(page)
-                yield from self._store_plain([here[name] for name in page if name in here], there)
+                yield from self._store_plain(here.values(), there)
         is_first = True
         for page in pages(writes, DOCS_PER_PAGE):
             here, there = yield from self._both(page)
@@ -491,12 +490,18 @@ class Shipment:
                 yield from self._store_plain(level, there)
         for page in pages(checkpoints, CHECKPOINTS_PER_PAGE):
             here, there = yield from self._both(page)
-            docs = [here[name] for name in page if name in here and kind_of(here[name]) is DocumentKind.CHECKPOINT]
+            docs = [doc for doc in here.values() if kind_of(doc) is DocumentKind.CHECKPOINT]
             yield from self._store_checkpoints(docs, there)
 
     def _both(self, names: Sequence[str]) -> Flow[tuple[Mapping[str, Doc], Mapping[str, Doc]]]:
+        """Documents of the source, in their order, without those that the target has deleted; and of the target.
+
+        The target's outbox is read last. A document that was not there before has either been deleted, and then an
+        entry says so, or it has never been there.
+        """
         here, there = yield from Gather((On(SOURCE, GetDocs(tuple(names))), GetDocs(tuple(names))))
-        return here, there
+        tombs = (yield from self._tombs()) if any(not _is_whole(name, there) for name in here) else {}
+        return {name: here[name] for name in names if name in here and name not in tombs}, there
 
     def _store_plain(self, docs: Iterable[Doc], there: Mapping[str, Doc]) -> Flow[None]:
         """Store documents that need nothing but their objects."""
@@ -803,6 +808,11 @@ def _entry_of(name: str) -> Collection:
             "did not write the entry. Delete it."
         )
     return found
+
+
+def _is_whole(name: str, docs: Mapping[str, Doc]) -> bool:
+    """Whether a document is among others, and is not a stripped checkpoint."""
+    return name in docs and (not _is_checkpoint(name) or kind_of(docs[name]) is DocumentKind.CHECKPOINT)
 
 
 def _is_replicated(entry: Collection) -> bool:

@@ -42,6 +42,7 @@ from langgraph_gcs_saver.engine.effects import (
     ListBlobs,
     ListCollections,
     Now,
+    On,
     Pause,
     PutBlob,
     QueryDocs,
@@ -603,7 +604,7 @@ class Run:
         ways = [""]
         if isinstance(effect, Pause) and self.process.patient and self._sees_the_same(world):
             ways = []  # It waits until another process has changed what it waits for.
-        if isinstance(effect, Commit) and self.lost:
+        if isinstance(leaf(effect), Commit) and self.lost:
             ways += ["answer lost", "sent twice"]
         if isinstance(effect, Turn):
             ways = [str(number) for number in range(effect.among)]
@@ -616,7 +617,7 @@ class Run:
     def _sees_the_same(self, world: World) -> bool:
         asked = self.node.parent
         assert asked is not None
-        assert isinstance(asked.effect, GetDocs), "a pause that waits for something else than a document"
+        assert isinstance(leaf(asked.effect), GetDocs), "a pause that waits for something else than a document"
         return freeze(world.perform(asked.effect, 0)[0]) == freeze(self.node.answer)
 
     def step(self, tree: _Tree, world: World, way: str) -> tuple[Run, World]:
@@ -747,9 +748,16 @@ def _told(trace: Any) -> str:
     return "\n".join(reversed(lines))
 
 
+def leaf(effect: Effect[Any] | None) -> Effect[Any] | None:
+    """An effect without the name of the store that performs it."""
+    return effect.effect if isinstance(effect, On) else effect
+
+
 def brief(effect: Effect[Any] | None) -> str:
     """An effect in a line."""
     match effect:
+        case On():
+            return f"{effect.store}: {brief(effect.effect)}"
         case Commit():
             return "Commit " + ", ".join(
                 f"{type(w).__name__} {_short(w.name)}{'' if isinstance(w, Create) or w.update_time is None else ' @'}"
