@@ -82,6 +82,9 @@ SHARED_SHIP = f"{keys.REGION}/ship"
 TOKEN, MARK = "token", "mark"
 """Fields of such a document. The token is new in each commit, because a write that changes nothing does not move it."""
 
+SHIPPED = "shipped"
+"""A field of a checkpoint in the target, which changes when a shipment needs the checkpoint's frames."""
+
 _SEEN = ("ns", "format", "digest", "heir")
 """The fields that show whether a document is a checkpoint, which content it has, and its heir."""
 
@@ -261,12 +264,15 @@ class Shipment:
             Overtaken: Another writer was faster. Begin anew.
         """
         changed = [name for name in dict.fromkeys(entry.changed for entry in entries) if name != self.thread]
-        gone = yield from self._gone({entry.changed for entry in entries if entry.what == "delete"} - {self.thread})
-        yield from self._delete([name for name in changed if name in gone])
+        deleted = {entry.changed for entry in entries if entry.what == "delete"} - {self.thread}
+        gone, replaced = yield from self._gone(deleted)
+        yield from self._delete([name for name in changed if name in gone | replaced])
+        if replaced:
+            yield from self._clean()
         yield from self.store([name for name in changed if name not in gone])
-        if gone:
+        if any(map(_is_checkpoint, gone)):
             yield from self._flush()
-        yield from self._clean([name for name in gone if _is_checkpoint(name)])
+            yield from self._clean()
         yield from self._end(mark)
         yield from self._delete_thread()
         yield from self._remove(entries)
@@ -308,14 +314,24 @@ class Shipment:
             yield from DeleteBlobs(tuple(page))
         yield from self._upload({name: blob.size for name, blob in here.items() if name in wrong or name not in there})
 
-    def _gone(self, names: Iterable[str]) -> Flow[set[str]]:
-        """Those of some documents that the source lacks, or has stripped."""
+    def _gone(self, names: Names[str]) -> Flow[tuple[set[str], set[str]]]:
+        """Which of some documents that were deleted the source still lacks, and which checkpoints it has replaced.
+
+        What builds on the former content of a replaced checkpoint was deleted too.
+        """
         gone: set[str] = set()
+        replaced: set[str] = set()
         for page in pages(sorted(names), _NAMES_PER_PAGE):
-            docs = yield from On(SOURCE, GetDocs(tuple(page), mask=("ns", "format")))
-            kept = [doc.name for doc in docs.values() if not _is_checkpoint(doc.name) or Seen.of(doc).is_listed]
-            gone.update(set(page).difference(kept))
-        return gone
+            here, there = yield from Gather(
+                (On(SOURCE, GetDocs(tuple(page), mask=_SEEN)), GetDocs(tuple(page), mask=_SEEN))
+            )
+            for name in page:
+                if not _is_whole(name, here):
+                    gone.add(name)
+                elif self.wins and _is_checkpoint(name) and _is_whole(name, there):
+                    is_same = here[name].fields.get("digest") == there[name].fields.get("digest")
+                    replaced.update(() if is_same else (name,))
+        return gone, replaced
 
     def _tombs(self) -> Flow[dict[str, list[str]]]:
         """Names of entries of the target's own outbox that say that a document was deleted, by the document."""
@@ -441,9 +457,9 @@ class Shipment:
             found.update(name for name, data in zip(page, datas, strict=True) if data is not None)
         return found
 
-    def _clean(self, gone: Names[str]) -> Flow[None]:
+    def _clean(self) -> Flow[None]:
         """Delete what only stripped documents refer to, as far as the source does not have it any more."""
-        if not gone or self.thread_id is None:
+        if self.thread_id is None:
             return
         found = yield from settled(self.thread_id, self.context)
         listed = {doc.name: listed_objects(doc) for doc in leftovers(found)}
@@ -639,8 +655,8 @@ class Shipment:
     def _prepare(self, known: Manifest, blob: str | None) -> Flow[None]:
         """Store everything that a new checkpoint needs, and add requirements that it stays.
 
-        If the parent is there with the same content, it is required to stay by the write of its heir, and has
-        everything that the child inherits. Otherwise each document and object is looked for.
+        If the parent is there with the same content, it has everything that the child inherits, and the write of its
+        heir requires it. Otherwise each document and object is looked for.
         """
         parent = _parent(known)
         seen = None if parent is None else self.there[parent]
@@ -666,8 +682,16 @@ class Shipment:
             sizes[blob] = 0
         yield from self._upload(sizes)
         yield from self._close(inner)
-        if is_same and parent is not None and seen is not None:
-            self._add(Merge(parent, {}, update_time=seen.time))
+        own = self.there[known.name]
+        if is_same and parent is not None and seen is not None and own is not None and own.is_listed:
+            self._add(self._hold(parent, seen))
+
+    def _hold(self, name: str, seen: Seen) -> Merge:
+        """The write that requires a document that is needed, and changes it.
+
+        A pruner may have seen that nothing needs it. It deletes only what is as it was seen.
+        """
+        return Merge(name, {SHIPPED: self.context.new_attempt()[:6]}, update_time=seen.time)
 
     def _close(self, names: Names[str]) -> Flow[None]:
         """Create the documents that the target lacks, stripped to their frames, and require that the others stay."""
@@ -690,9 +714,9 @@ class Shipment:
             # Nothing refers to these frames yet, so they need not be in the commit of the checkpoint.
             yield from self._flush()
         for name in names:
-            if name not in self._batch:
-                seen = self.there[name]
-                self._add(Merge(name, {}, update_time=None if seen is None else seen.time))
+            seen = self.there[name]
+            if seen is not None:
+                self._add(self._hold(name, seen))
 
     def _differs(self, name: str) -> bool:
         seen = self.there[name]
@@ -779,7 +803,7 @@ class Shipment:
         return [Merge(self.thread, fields, update_time=self.target.update_time)]
 
 
-_KEPT = (*LEFT_OUT, "heir")
+_KEPT = (*LEFT_OUT, "heir", SHIPPED)
 """Fields of a checkpoint that the target keeps, and that are not carried."""
 
 

@@ -135,7 +135,8 @@ def check(pair: Any, runs: tuple[Run, ...]) -> str | None:
         wrong = dangling(world) or _lacks_heir(world, pair.deleted)
         if wrong is not None:
             return f"I10: {name}: {wrong}"
-    return pair.wrong
+    wrong: str | None = pair.wrong
+    return wrong
 
 
 def _lacks_heir(world: World, deleted: frozenset[str]) -> str | None:

@@ -109,8 +109,8 @@ def _nothing_held(patch: pytest.MonkeyPatch) -> None:
     add = Shipment._add
 
     def added(self: Shipment, write: Write) -> None:
-        if isinstance(write, Merge) and write.fields.keys() <= {"heir"}:
-            if not write.fields:
+        if isinstance(write, Merge) and write.fields.keys() <= {"heir", shipments.SHIPPED}:
+            if "heir" not in write.fields:
                 return
             write = replace(write, update_time=None)
         add(self, write)
@@ -125,7 +125,7 @@ def _heir_as_it_is(patch: pytest.MonkeyPatch) -> None:
         if not (isinstance(write, Merge) and "heir" in write.fields and "manifest" not in write.fields):
             add(self, write)
 
-    patch.setattr(shipments, "_KEPT", ("fence", "holds"))
+    patch.setattr(shipments, "_KEPT", ("fence", "holds", shipments.SHIPPED))
     patch.setattr(Shipment, "_add", added)
 
 

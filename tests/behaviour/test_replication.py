@@ -1,0 +1,309 @@
+"""What one store has, another one gets: checkpoints, pending writes, side effects, and their deletion."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any, TypedDict
+
+import pytest
+from langgraph.graph import END, START, StateGraph
+
+from langgraph_gcs_saver import GCSSaver, compensation
+from langgraph_gcs_saver import run as run_graph
+from langgraph_gcs_saver.engine.effects import Commit, DeleteBlobs, Flow, Merge, PutBlob, QueryDocs
+from langgraph_gcs_saver.engine.runner import run
+from langgraph_gcs_saver.errors import DamageError, NotPrimaryError, WrongKeyError
+from langgraph_gcs_saver.flows import replication, shipments
+from langgraph_gcs_saver.format import keys, sagas
+from langgraph_gcs_saver.format.regions import Entry
+from langgraph_gcs_saver.policy.retention import KeepLast
+from tests.behaviour.api import cfg, cid
+from tests.compat.xor_cipher import XorCipher
+from tests.kit.regions import begin, left_of, objects, outbox, reconcile, replicated, set_role, ship, stores
+from tests.stateful.threads import LONG, everything, fill, put, stored_as
+
+UNDO = "cancel a booking, in test_replication"
+
+
+@compensation(UNDO)
+def cancel_a_booking(_: object) -> None:
+    """Nothing is booked here."""
+
+
+def repeated() -> Any:
+    pytest.fail("repeated")
+
+
+Open = Callable[..., GCSSaver]
+
+
+@pytest.fixture
+def opened() -> Iterator[Open]:
+    """Opens stores in memory, and closes them."""
+    found: list[GCSSaver] = []
+
+    def open_store(uri: str = "memory:", **options: Any) -> GCSSaver:
+        found.append(GCSSaver.from_conn_string(uri, **options))
+        return found[-1]
+
+    yield open_store
+    for one in found:
+        one.close()
+
+
+@pytest.mark.parametrize(("variant", "thread"), [("inline", "t"), ("objects", LONG), ("cipher", "t"), ("stubs", LONG)])
+def test_a_thread_as_it_is_filled_pruned_and_deleted(
+    opened: Open, monkeypatch: pytest.MonkeyPatch, variant: str, thread: str
+) -> None:
+    with stored_as(variant, monkeypatch) as options:
+        source, target = opened(**options), opened(**options)
+        begin(source, target)
+        fill(source, thread)
+        done = ship(source, target)
+        assert done.threads == 1
+        assert done.mark is not None
+        assert replicated(target) == replicated(source)
+        assert everything(target, thread) == everything(source, thread)
+        source.admin.pin(cfg(thread, n=50), "a label")
+        source.prune([thread], strategy=KeepLast(3))
+        ship(source, target)
+        assert replicated(target) == replicated(source)
+        assert everything(target, thread) == everything(source, thread)
+        assert target.admin.pins(cfg(thread)) == {cid(50): "a label"}
+        assert list(target.admin.verify(thread, depth="data")) == []
+        with pytest.raises(NotPrimaryError):
+            put(target, thread, 90, 80)
+        source.delete_thread(thread)
+        ship(source, target)
+        assert left_of(target, thread) == left_of(source, thread) == []
+        # The same ids, with other values.
+        put(source, thread, 10, salt="again")
+        put(source, thread, 20, 10, salt="again")
+        ship(source, target)
+        assert everything(target, thread) == everything(source, thread)
+        assert replicated(target) == replicated(source)
+
+
+def test_a_recreated_thread_of_which_nothing_was_shipped_in_between(opened: Open) -> None:
+    source, target = opened(), opened()
+    begin(source, target)
+    fill(source)
+    ship(source, target)
+    source.delete_thread("t")
+    put(source, "t", 10, salt="again")
+    put(source, "t", 20, 10, salt="again")
+    ship(source, target)
+    assert everything(target) == everything(source)
+    assert replicated(target) == replicated(source)
+
+
+def test_entries_in_any_number_and_order(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each entry alone, the newest first: what a checkpoint needs comes with it, and the heirs come in the end."""
+    source, target = opened(), opened()
+    begin(source, target)
+    fill(source)
+    names = sorted(outbox(source), reverse=True)
+    for name in names:
+        monkeypatch.setattr(replication, "entries_of", only(name))
+        run(replication.ship(keys.spread("t"), context=target._context), stores(source, target))
+        assert list(target.admin.verify("t", depth="data")) == []
+    assert outbox(source) == []
+    assert replicated(target) == replicated(source)
+
+
+def only(name: str) -> Callable[[str], Flow[list[Entry]]]:
+    """A list of a single entry, as if the others came later."""
+
+    def entries_of(segment: str) -> Flow[list[Entry]]:
+        return [entry for entry in (yield from shipments.entries_of(segment)) if entry.name == name]
+
+    return entries_of
+
+
+class State(TypedDict):
+    log: Annotated[list[str], operator.add]
+
+
+def graph_of(saver: GCSSaver, *names: str) -> Any:
+    build = StateGraph(State)
+    for name in names:
+        build.add_node(name, lambda _, name=name: {"log": [name]})
+    for one, other in zip((START, *names), (*names, END), strict=True):
+        build.add_edge(one, other)
+    return build.compile(checkpointer=saver)
+
+
+def test_side_effects_and_everything_beside_checkpoints(opened: Open) -> None:
+    source, target = opened(inline_max_bytes=100), opened(inline_max_bytes=100)
+    begin(source, target)
+    thread = source.thread("t")
+    thread.operations.once("charge", lambda: {"receipt": "1" * 500}, key="order-17")
+    thread.operations.once("announce", lambda: "done", key="for all threads", scope="store")
+    with thread.batch("b", ["a", "b"]) as batch:
+        batch.done(next(iter(batch)), {"output": "x" * 500})
+    thread.blobs.put(b"b" * 1000)
+    saga = thread.saga("trip")
+    saga.once("book", lambda: "hotel", undo=UNDO)
+    run_graph(graph_of(source, "one", "two"), {"log": ["hello"]}, {"configurable": {"thread_id": "t"}}, request_id="r1")
+    ship(source, target)
+    assert replicated(target) == replicated(source)
+    kinds = {name.split("/")[2] for name in replicated(target)[0]}
+    assert kinds >= {keys.CHECKPOINTS, keys.OPERATIONS, keys.BATCHES, keys.DONE, keys.BLOBS, keys.SAGAS, keys.RESUMES}
+    # The new primary goes on where the old one was: nothing is repeated.
+    set_role(source, "fenced", 2)
+    set_role(target, "primary", 2)
+    there = target.thread("t")
+    assert there.operations.once("charge", repeated, key="order-17") == {"receipt": "1" * 500}
+    assert there.operations.once("announce", repeated, key="for all threads", scope="store") == "done"
+    with pytest.raises(NotPrimaryError):
+        thread.operations.once("charge", lambda: pytest.fail("started"), key="order-18")
+    with there.batch("b", ["a", "b"]) as batch:
+        assert list(batch) == ["b"]
+
+
+def test_a_saga_that_is_rolled_back_is_listed_there(opened: Open) -> None:
+    source, target = opened(), opened()
+    begin(source, target)
+    saga = source.thread("t").saga("trip")
+    saga.once("book", lambda: "hotel", undo=UNDO)
+    name = keys.saga_doc("t", "trip")
+    rows = run(iter(QueryDocs(keys.sagas("t"))), source._as_shipper)
+    moved = replace(sagas.parse(rows[0], source._context.codec), state="compensating", by="someone")
+    fields = sagas.fields_of(moved, source._context.codec)
+    assert run(iter(Commit((Merge(name, fields), sagas.note(name, fields)))), source._backend) is not None
+    ship(source, target)
+    assert [one.saga_id for one in target.admin.rollbacks()] == ["trip"]
+
+
+def test_a_turn_that_has_not_finished_is_listed_there(opened: Open) -> None:
+    source, target = opened(), opened()
+    begin(source, target)
+    build = StateGraph(State)
+    build.add_node("fails", lambda _: 1 / 0)
+    build.add_edge(START, "fails")
+    graph = build.compile(checkpointer=source)
+    with pytest.raises(ZeroDivisionError):
+        run_graph(graph, {"log": ["hello"]}, {"configurable": {"thread_id": "t"}}, request_id="r1")
+    ship(source, target)
+    assert [one.thread_id for one in target.admin.runs()] == ["t"]
+
+
+def test_a_dictionary_comes_before_what_needs_it(opened: Open, tmp_path: Path) -> None:
+    uri = f"file://{tmp_path}/here"
+    with GCSSaver.from_conn_string(uri) as plain:
+        for number in range(60):
+            put(plain, f"t{number}", 10)
+        trained = plain.admin.train(keep=True)
+    assert trained.dictionary is not None
+    source, target = opened(uri, dictionary=trained.dictionary), opened()
+    begin(source, target)
+    put(source, "u", 10)
+    ship(source, target)
+    assert replicated(source)[0][keys.checkpoint_doc("u", "", cid(10))]["format"] == 2
+    assert everything(target, "u") == everything(source, "u")
+
+
+def test_another_key_ships_nothing(opened: Open) -> None:
+    source, target = opened(cipher=XorCipher()), opened()
+    begin(source, target)
+    fill(source)
+    entries = outbox(source)
+    found = run(replication.ship_once(context=target._context), stores(source, target))
+    assert [type(one.error) for one in found.failures] == [WrongKeyError]
+    assert outbox(source) == entries
+    assert replicated(target) == ({}, {})
+    first = min(time for time in (found.mark,) if time is not None)
+    assert first > 0
+
+
+def test_a_lost_object_is_reported_and_stops_no_other_thread(opened: Open) -> None:
+    source, target = opened(inline_max_bytes=100), opened()
+    begin(source, target)
+    put(source, "t", 10)
+    put(source, "u", 10)
+    lost = [name for name in objects(source) if name.startswith(f"{keys.spread('t')}/")]
+    run(iter(DeleteBlobs((lost[0],))), source._as_shipper)
+    found = run(replication.ship_once(context=target._context), stores(source, target))
+    assert [(one.thread_id, type(one.error)) for one in found.failures] == [("t", DamageError)]
+    assert everything(target, "u") == everything(source, "u")
+
+
+def test_reconcile_ships_what_was_there_before_and_heals_what_was_damaged(opened: Open) -> None:
+    source, target = opened(inline_max_bytes=600), opened(inline_max_bytes=600)
+    fill(source)
+    fill(source, LONG)
+    begin(source, target)
+    done = reconcile(source, target)
+    assert {one.thread_id for one in done} == {None, "t", LONG}
+    assert replicated(target) == replicated(source)
+    assert everything(target, LONG) == everything(source, LONG)
+    docs, blobs = replicated(target)
+    broken = [name for name in docs if f"/{keys.CHECKPOINTS}/" in name][::5]
+    writes = [Merge(name, {"manifest": b"broken"}) for name in broken]
+    assert run(iter(Commit(tuple(writes))), target._as_shipper) is not None
+    names = sorted(blobs)
+    run(iter(DeleteBlobs((names[0], names[3]))), target._as_shipper)
+    run(iter(PutBlob(names[3], b"other bytes")), target._as_shipper)
+    assert sum(one.documents for one in reconcile(source, target)) >= len(broken)
+    assert replicated(target) == replicated(source)
+    again = reconcile(source, target)
+    assert all(one.bytes == 0 and one.extra == () for one in again)
+
+
+def test_both_were_written_to(opened: Open) -> None:
+    """A fork, reported once; what either had is in both, and the version of the primary stays."""
+    source, target = opened(), opened()
+    begin(source, target)
+    put(source, "t", 10)
+    source.thread("t").operations.once("charge", lambda: 1, key="k")
+    ship(source, target)
+    put(source, "t", 20, 10)
+    set_role(target, "primary", 2)
+    put(target, "t", 30, 10, salt="there")
+    put(target, "u", 10)
+    target.admin.pin(cfg("t", n=10), "there")
+    source.admin.pin(cfg("t", n=10), "here")
+    found = ship(source, target)
+    assert [(one.parent_id, one.checkpoint_id, one.sibling_id) for one in found.forks] == [(cid(10), cid(20), cid(30))]
+    assert target.admin.pins(cfg("t")) == {cid(10): "there"}
+    set_role(source, "fenced", 3)
+    assert ship(target, source).forks == ()
+    assert everything(source) == everything(target)
+    assert source.admin.pins(cfg("t")) == {cid(10): "there"}
+    assert everything(source, "u") == everything(target, "u")
+
+
+def test_the_other_store_keeps_what_it_has_more(opened: Open) -> None:
+    source, target = opened(), opened()
+    put(source, "t", 10)
+    put(target, "t", 10)
+    put(target, "t", 20, 10)
+    put(target, "t", 30, 20)
+    (_, found) = reconcile(source, target)
+    assert len(found.extra) == 2
+    reconcile(target, source, heals=False)
+    assert everything(source) == everything(target)
+
+
+async def test_on_an_event_loop_and_on_the_emulators(store_uri: str, tmp_path: Any) -> None:
+    there = f"file://{tmp_path}/there"
+    async with GCSSaver.from_conn_string(store_uri) as source, GCSSaver.from_conn_string(there) as target:
+        begin(source, target)
+        graph = graph_of(source, "one", "two", "three")
+        config: Any = {"configurable": {"thread_id": "t"}}
+        await graph.ainvoke({"log": ["hello"]}, config)
+        found = await arun_flow(replication.ship_once(context=target._context), source, target)
+        assert found.failures == ()
+        assert list(target.list(config)) == list(source.list(config))
+        await source.aprune(["t"], strategy=KeepLast(1))
+        await arun_flow(replication.ship_once(context=target._context), source, target)
+        assert replicated(target) == replicated(source)
+
+
+async def arun_flow(flow: Any, source: GCSSaver, target: GCSSaver) -> Any:
+    from langgraph_gcs_saver.engine.runner import arun as perform
+
+    return await perform(flow, stores(source, target))
