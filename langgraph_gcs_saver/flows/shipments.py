@@ -244,14 +244,19 @@ class Shipment:
         for doc in (self.source, self.target):
             if self.thread_id is None and doc is not None:
                 self.thread_id = thread_id_of(doc)
-        if self.target is not None and self.thread_id is not None and "deleting" in self.target.fields:
+        if self._is_marked and self.thread_id is not None and self.source is not None:
             yield from unmarked(self.thread_id, self.context)
-            raise Overtaken
+            raise Overtaken  # If the source has deleted the thread too, this shipment completes the deletion.
         if self.target is not None and "copying" in self.target.fields:
             raise ConflictError(
                 f"Thread {self.thread_id!r} is the target of an unfinished copy in the other store. Repeat the call "
                 "that copies, or delete the thread there. Then replicate again."
             )
+
+    @property
+    def _is_marked(self) -> bool:
+        """Whether the thread is being deleted in the target."""
+        return self.target is not None and "deleting" in self.target.fields
 
     def flow(self, entries: Sequence[Entry], mark: int) -> Flow[None]:
         """Ship the changes that some entries name, and remove the entries.
@@ -263,12 +268,12 @@ class Shipment:
         Raises:
             Overtaken: Another writer was faster. Begin anew.
         """
-        changed = [name for name in dict.fromkeys(entry.changed for entry in entries) if name != self.thread]
+        changed = [name for name in _in_order(entries) if name != self.thread]
         deleted = {entry.changed for entry in entries if entry.what == "delete"} - {self.thread}
         gone, replaced = yield from self._gone(deleted)
         yield from self._delete([name for name in changed if name in gone | replaced])
-        if replaced:
-            yield from self._clean()
+        if any(map(_is_checkpoint, deleted - gone)):
+            yield from self._clean()  # Before their documents get other content.
         yield from self.store([name for name in changed if name not in gone])
         if any(map(_is_checkpoint, gone)):
             yield from self._flush()
@@ -397,6 +402,9 @@ class Shipment:
         if own:
             self.time = times[0]
         self.documents += len(rest)
+        for write, time in zip(rest, times[len(own) :], strict=True):
+            if write.name == self.thread:
+                self.target = self._after(write, time)
         return tuple(times[len(own) :])
 
     def moving(self, flow: Flow[T]) -> Flow[T]:
@@ -472,12 +480,16 @@ class Shipment:
 
     def _delete_thread(self) -> Flow[None]:
         """Delete the thread in the target if the source has nothing of it, and the target has nothing more to keep."""
-        if self.thread_id is None or self.source is not None or self.target is None:
+        if self.is_shared or self.source is not None:
             return
         left = yield from list_docs(self.thread, _is_replicated)
-        blobs: list[BlobInfo] = yield from On(SOURCE, ListBlobs(keys.thread_blobs(self.thread_id), limit=1))
-        if not left and not blobs:
+        blobs: list[BlobInfo] = yield from On(SOURCE, ListBlobs(f"{self.segment}/", limit=1))
+        if left or blobs:
+            return
+        if self.thread_id is not None and self.target is not None:
             yield from self.moving(delete_thread(self.thread_id, self.context))
+        else:
+            yield from self._must([Delete(self.ship)])
 
     # What the source has
 
@@ -576,7 +588,9 @@ class Shipment:
         for doc, plain, known, blob in todo:
             yield from self._carry_dictionaries(known)
             seen, write = self.there[doc.name], plain
-            if seen is not None and isinstance(write, Merge):
+            if seen is not None and isinstance(write, Create):  # Its frames have come before it.
+                write = Merge(doc.name, write.fields, update_time=seen.time)
+            elif seen is not None and isinstance(write, Merge):
                 write = yield from self._with_frames(doc, write, replace(there[doc.name], update_time=seen.time))
             if seen is None or not seen.is_listed or seen.digest != self.here[doc.name]:
                 yield from self._prepare(known, blob)
@@ -771,21 +785,27 @@ class Shipment:
         """Commit what was added, and some notes."""
         if not (self._batch or notes or mark is not None):
             return
-        if (yield from Now()) - self._started > ATTEMPT_DEADLINE_SECONDS:
+        if (self._batch and self._is_marked) or (yield from Now()) - self._started > ATTEMPT_DEADLINE_SECONDS:
             raise Overtaken  # By now, the objects may have been collected as orphans.
         writes = [*self._batch.values(), *(self._thread_writes() if self._batch else ()), *notes]
         self._batch = {}
         times = yield from self._must(writes, mark=mark)
         self.bytes += sum(map(_size, writes))
         for write, time in zip(writes, times, strict=True):
-            if write.name == self.thread:
-                self.target = Doc(self.thread, {**self._fields_before(), **_fields(write)}, 0, time)
-            elif _is_checkpoint(write.name):
+            if _is_checkpoint(write.name):
                 seen = self.there.get(write.name)
                 self.there[write.name] = Seen(time, False, None, None) if seen is None else replace(seen, time=time)
 
     def _fields_before(self) -> Fields:
         return {} if self.target is None else self.target.fields
+
+    def _after(self, write: Write, time: int) -> Doc | None:
+        """The thread's document in the target after a write."""
+        if isinstance(write, Delete):
+            return None
+        gone = write.remove if isinstance(write, Merge) else ()
+        kept = {key: value for key, value in self._fields_before().items() if key not in gone}
+        return Doc(self.thread, {**kept, **write.fields}, 0, time)
 
     def _thread_writes(self) -> list[Write]:
         """The write that makes or keeps the thread's own document, and fails if a deletion has begun."""
@@ -805,6 +825,16 @@ class Shipment:
 
 _KEPT = (*LEFT_OUT, "heir", SHIPPED)
 """Fields of a checkpoint that the target keeps, and that are not carried."""
+
+
+def _in_order(entries: Iterable[Entry]) -> list[str]:
+    """Names of changed documents, in the order in which their first content came that was not deleted."""
+    first: dict[str, Entry] = {}
+    for entry in entries:
+        if entry.changed not in first or first[entry.changed].what == "delete" or entry.what == "delete":
+            first.pop(entry.changed, None)
+            first[entry.changed] = entry
+    return list(first)
 
 
 def _carried(doc: Doc) -> Fields:
