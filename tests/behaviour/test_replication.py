@@ -293,8 +293,9 @@ def test_the_other_store_keeps_what_it_has_more(opened: Open) -> None:
 
 async def test_on_an_event_loop_and_on_the_emulators(store_uri: str, tmp_path: Any) -> None:
     there = f"file://{tmp_path}/there"
-    async with GCSSaver.from_conn_string(store_uri) as source, GCSSaver.from_conn_string(there) as target:
+    with GCSSaver.from_conn_string(store_uri) as source, GCSSaver.from_conn_string(there) as target:
         begin(source, target)
+    async with GCSSaver.from_conn_string(store_uri) as source, GCSSaver.from_conn_string(there) as target:
         graph = graph_of(source, "one", "two", "three")
         config: Any = {"configurable": {"thread_id": "t"}}
         await graph.ainvoke({"log": ["hello"]}, config)
