@@ -363,17 +363,25 @@ class Shipment:
         A shipment in the opposite direction may have looked for an entry about a deletion, and read the document
         before. So it must fail.
         """
+        token = {TOKEN: self.context.new_attempt()}
+        is_gone = not self.is_shared and self.source is None
+        if is_gone and self.own is None:
+            yield from self._commit_own(Create(self.ship, token))
+        left = len(entries)
         for page in pages(entries, limits.COMMIT_WRITES):
+            left -= len(page)
+            own: Write = Create(self.ship, token) if self.own is None else Merge(self.ship, token, update_time=self.own)
+            if is_gone and not left:
+                own = Delete(self.ship, update_time=self.own)  # Nothing of a deleted thread stays.
+            yield from self._commit_own(own, *(Delete(entry.name, update_time=entry.time) for entry in page))
             token = {TOKEN: self.context.new_attempt()}
-            own = Create(self.ship, token) if self.own is None else Merge(self.ship, token, update_time=self.own)
-            removals = tuple(Delete(entry.name, update_time=entry.time) for entry in page)
-            times = yield from On(SOURCE, Commit((own, *removals)))
-            if times is None:
-                raise Overtaken
-            self.own = times[0]
-        if not self.is_shared and self.source is None and self.own is not None:
-            # The thread was deleted. If another shipment has moved the document, that one decides.
-            yield from On(SOURCE, Commit((Delete(self.ship, update_time=self.own),)))
+
+    def _commit_own(self, own: Write, *writes: Write) -> Flow[None]:
+        """Commit to the source, with a write that moves its own document."""
+        times = yield from On(SOURCE, Commit((own, *writes)))
+        if times is None:
+            raise Overtaken
+        self.own = times[0]
 
     # Commits
 
