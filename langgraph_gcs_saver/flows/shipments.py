@@ -103,7 +103,7 @@ _ENTRIES_PER_PAGE = 5000
 
 
 class Overtaken(Exception):  # noqa: N818 - no caller of a public method sees it
-    """The target, or the source, was changed since this shipment has read it. Another try begins anew.
+    """The target, or the source, was changed since this shipment has read it. The next try reads everything again.
 
     Attributes:
         missing: An object that the source does not have, although a document refers to it. Either the document was
@@ -266,7 +266,7 @@ class Shipment:
             mark: The time up to which the entries are complete.
 
         Raises:
-            Overtaken: Another writer was faster. Begin anew.
+            Overtaken: Another writer was faster. Make another try.
         """
         changed = [name for name in _in_order(entries) if name != self.thread]
         deleted = {entry.changed for entry in entries if entry.what == "delete"} - {self.thread}
@@ -289,7 +289,7 @@ class Shipment:
             Names of documents that only the target has.
 
         Raises:
-            Overtaken: Another writer was faster. Begin anew.
+            Overtaken: Another writer was faster. Make another try.
         """
         names = yield from at(SOURCE, self._names())
         there = yield from self._names()

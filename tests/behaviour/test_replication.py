@@ -152,7 +152,7 @@ def test_side_effects_and_everything_beside_checkpoints(opened: Open) -> None:
     assert replicated(target) == replicated(source)
     kinds = {name.split("/")[2] for name in replicated(target)[0]}
     assert kinds >= {keys.CHECKPOINTS, keys.OPERATIONS, keys.BATCHES, keys.DONE, keys.BLOBS, keys.SAGAS, keys.RESUMES}
-    # The new primary goes on where the old one was: nothing is repeated.
+    # The new primary continues where the old one was: nothing is repeated.
     set_role(source, "fenced", 2)
     set_role(target, "primary", 2)
     there = target.thread("t")

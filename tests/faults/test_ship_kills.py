@@ -1,7 +1,7 @@
 """A source that is lost at any moment: what the target has is whole, and nothing is missing that its mark covers.
 
 A process stores steps, prunes, and ships, each in its own pace, and is killed. The source is then out of reach, so
-nobody completes what it has begun.
+no process completes what it has begun.
 """
 
 from __future__ import annotations
