@@ -24,8 +24,9 @@ from langgraph_gcs_saver.errors import (
 )
 from langgraph_gcs_saver.flows.all_threads import Pages, each_thread
 from langgraph_gcs_saver.flows.context import MAX_TRIES, Context
-from langgraph_gcs_saver.flows.shipments import Overtaken, Shipment, entries_of
+from langgraph_gcs_saver.flows.shipments import ENTRIES_PER_PAGE, Overtaken, Shipment, entries_of
 from langgraph_gcs_saver.flows.transfer import SOURCE
+from langgraph_gcs_saver.flows.tries import Tries
 from langgraph_gcs_saver.format import keys
 from langgraph_gcs_saver.format.regions import Entry, entry_of
 from langgraph_gcs_saver.results import Reconciled, Shipped, Unshipped
@@ -38,9 +39,6 @@ MARK = "mark"
 
 ENTRIES = 20_000
 """The default for the number of entries that one pass reads. A greater number of entries takes several passes."""
-
-_PER_PAGE = 5000
-"""How many entries are read at once: well within one call's deadline."""
 
 _OF_A_THREAD = (*UNREADABLE, DamageError, InvalidIdError, ConflictError, ThreadBusyError, ThreadInSetError)
 """Errors that concern one thread, and do not stop the others."""
@@ -61,25 +59,30 @@ def ship(segment: str, *, context: Context) -> Flow[Shipped]:
         WrongKeyError: The stores have another key. Nothing was shipped, and the entries stay.
     """
     missing: str | None = None
-    for _ in range(MAX_TRIES):
+    total = Shipped()
+    tries = 0
+    while tries < MAX_TRIES:
         shipment = Shipment(segment, context)
         try:
             yield from shipment.begin()
-            entries = yield from at(SOURCE, entries_of(segment))
+            found, until = yield from at(SOURCE, entries_of(segment))
+            entries = [entry for entry in found if until is None or entry.time <= until]
             if entries:
                 yield from shipment.flow(entries, max(entry.time for entry in entries))
         except Overtaken as overtaken:
             if overtaken.missing is not None and overtaken.missing == missing:
                 raise _lost(missing) from None
             missing = overtaken.missing
+            tries += 1
             continue
-        return Shipped(
-            threads=1 if entries else 0,
+        total += Shipped(
             entries=len(entries),
             documents=shipment.documents,
             bytes=shipment.bytes,
             forks=tuple(shipment.forks),
         )
+        if len(entries) == len(found):
+            return replace(total, threads=1 if total.entries else 0)
     raise _overtaken(segment)
 
 
@@ -167,9 +170,9 @@ def _outbox(limit: int) -> Flow[tuple[list[Entry], bool]]:
     found: list[Entry] = []
     after: str | None = None
     while True:
-        docs = yield from QueryDocs(keys.OUTBOX, after=after, limit=_PER_PAGE)
+        docs = yield from QueryDocs(keys.OUTBOX, after=after, limit=ENTRIES_PER_PAGE)
         found += map(entry_of, docs)
-        if len(docs) < _PER_PAGE:
+        if len(docs) < ENTRIES_PER_PAGE:
             return found, True
         if len(found) >= limit:
             return found, False
@@ -226,25 +229,27 @@ def reconcile_all(*, heals: bool = True, context: Context) -> Pages[Reconciled]:
     after all others are done.
     """
     # The threads are found in the source, but what is done with each is a flow of the target.
-    pages = each_thread(None, _only, context, shared=None)
+    pages = each_thread(None, _only, context)
+    tries = Tries()
     shared_is_due = True
 
     def page() -> Flow[Sequence[Reconciled] | None]:
         nonlocal shared_is_due
-        if shared_is_due:
-            shared_is_due = False
-            return [(yield from reconcile(None, heals=heals, context=context))]
-        found = yield from at(SOURCE, pages())
+        found: Sequence[str | None] | None = (None,)
+        if not shared_is_due:
+            found = yield from at(SOURCE, pages())
+        shared_is_due = False
         if found is None:
+            tries.end()
             return None
-        done: list[Reconciled] = []
+        done: list[Reconciled | None] = []
         for thread_id in found:
-            done += [(yield from reconcile(thread_id, heals=heals, context=context))]
-        return done
+            done += [(yield from tries.of(reconcile(thread_id, heals=heals, context=context), thread_id))]
+        return [one for one in done if one is not None]
 
     return page
 
 
-def _only(thread_id: str) -> Flow[Sequence[str]]:
+def _only(thread_id: str) -> Flow[Sequence[str | None]]:
     yield from ()
     return (thread_id,)

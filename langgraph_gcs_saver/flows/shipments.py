@@ -98,7 +98,7 @@ _WRITES = limits.COMMIT_WRITES // 2
 _NAMES_PER_PAGE = 200
 """How many documents are read at once, without their content."""
 
-_ENTRIES_PER_PAGE = 5000
+ENTRIES_PER_PAGE = 5000
 """How many entries of an outbox are read at once: well within one call's deadline."""
 
 
@@ -139,14 +139,15 @@ class Seen:
         return cls(doc.update_time, is_listed, digest if isinstance(digest, bytes) else None, heir_of(doc))
 
 
-def entries_of(segment: str) -> Flow[list[Entry]]:
+def entries_of(segment: str) -> Flow[tuple[list[Entry], int | None]]:
     """The entries of a store's outbox for one thread, oldest first.
-
-    No entry is missing that is older than another one of the list. If they take several pages, those that are newer
-    than all of the first page are left out.
 
     Args:
         segment: The thread's segment in names; `keys.SHARED_OUTBOX` for the operations that all threads share.
+
+    Returns:
+        The entries, and the time up to which none is missing. It is `None` if one query has returned all, so that they
+        are those of one instant.
 
     Raises:
         DamageError: A document of the outbox is no entry.
@@ -156,11 +157,10 @@ def entries_of(segment: str) -> Flow[list[Entry]]:
     after: str | None = None
     newest: int | None = None
     while True:
-        docs = yield from QueryDocs(keys.OUTBOX, start=start, end=end, after=after, limit=_ENTRIES_PER_PAGE)
-        own = [entry_of(doc) for doc in docs if keys.outbox_segment(doc.name) == segment]
-        found += [entry for entry in own if newest is None or entry.time <= newest]
-        if len(docs) < _ENTRIES_PER_PAGE:
-            return sorted(found, key=lambda entry: (entry.time, entry.name))
+        docs = yield from QueryDocs(keys.OUTBOX, start=start, end=end, after=after, limit=ENTRIES_PER_PAGE)
+        found += [entry_of(doc) for doc in docs if keys.outbox_segment(doc.name) == segment]
+        if len(docs) < ENTRIES_PER_PAGE:
+            return sorted(found, key=lambda entry: (entry.time, entry.name)), newest
         newest = max(doc.update_time for doc in docs) if newest is None else newest
         after = docs[-1].name
 
@@ -341,7 +341,8 @@ class Shipment:
     def _tombs(self) -> Flow[dict[str, list[str]]]:
         """Names of entries of the target's own outbox that say that a document was deleted, by the document."""
         found: dict[str, list[str]] = {}
-        for entry in (yield from entries_of(self.segment)):
+        entries, _ = yield from entries_of(self.segment)
+        for entry in entries:
             if entry.what == "delete":
                 found.setdefault(entry.changed, []).append(entry.name)
         return found
@@ -732,7 +733,8 @@ class Shipment:
                     self._add(Create(name, {"frames": ours}))
                 elif not manifest.inner_frames(there[name]).startswith(ours):
                     write = Merge(name, {"frames": ours}, update_time=there[name].update_time)
-                    self._add((yield from self._with_frames(replace(here[name], name=name), write, there[name])))
+                    self._add((yield from self._with_frames(here[name], write, there[name])))
+                yield from self._flush_full()
             # Nothing refers to these frames yet, so they need not be in the commit of the checkpoint.
             yield from self._flush()
         for name in names:

@@ -20,8 +20,10 @@ from langgraph_gcs_saver.flows import replication, shipments
 from langgraph_gcs_saver.format import keys, sagas
 from langgraph_gcs_saver.format.regions import Entry
 from langgraph_gcs_saver.policy.retention import KeepLast
+from langgraph_gcs_saver.testing import CountingInterceptor
 from tests.behaviour.api import cfg, cid
 from tests.compat.xor_cipher import XorCipher
+from tests.faults.turns import State as Turns
 from tests.kit.regions import begin, left_of, objects, outbox, reconcile, replicated, set_role, ship, stores
 from tests.stateful.threads import LONG, everything, fill, put, stored_as
 
@@ -114,13 +116,59 @@ def test_entries_in_any_number_and_order(opened: Open, monkeypatch: pytest.Monke
     assert replicated(target) == replicated(source)
 
 
-def only(name: str) -> Callable[[str], Flow[list[Entry]]]:
+def only(name: str) -> Callable[[str], Flow[tuple[list[Entry], None]]]:
     """A list of a single entry, as if the others came later."""
 
-    def entries_of(segment: str) -> Flow[list[Entry]]:
-        return [entry for entry in (yield from shipments.entries_of(segment)) if entry.name == name]
+    def entries_of(segment: str) -> Flow[tuple[list[Entry], None]]:
+        entries, _ = yield from shipments.entries_of(segment)
+        return [entry for entry in entries if entry.name == name], None
 
     return entries_of
+
+
+def test_an_outbox_of_several_pages(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shipments, "ENTRIES_PER_PAGE", 5)
+    monkeypatch.setattr(replication, "ENTRIES_PER_PAGE", 5)
+    source, target = opened(), opened()
+    begin(source, target)
+    fill(source)
+    entries = len(outbox(source))
+    some = run(replication.ship_once(limit=7, context=target._context), stores(source, target))
+    assert not some.is_all
+    assert some.mark is None
+    done = ship(source, target)
+    assert some.entries + done.entries == entries
+    assert replicated(target) == replicated(source)
+
+
+def test_what_a_step_takes(opened: Open) -> None:
+    """The target's document of the thread, one commit there, and one in the source."""
+    here, there = CountingInterceptor(), CountingInterceptor()
+    source, target = opened(interceptors=[here]), opened(interceptors=[there])
+    begin(source, target)
+    put(source, "t", 10)
+    ship(source, target)
+    put(source, "t", 20, 10)
+    here.clear()
+    there.clear()
+    run(replication.ship(keys.spread("t"), context=target._context), stores(source, target))
+    expected = {"GetDocs": 3, "QueryDocs": 1, "Commit": 1}
+    assert (here.requests, there.requests) == (expected, expected)
+
+
+def test_a_delta_channel_has_its_writes_there(opened: Open) -> None:
+    source, target = opened(), opened()
+    begin(source, target)
+    graph = StateGraph(Turns)
+    graph.add_node("node", lambda state: {one: [str(len(state["log"]))] for one in ("log", "delta")})
+    graph.add_edge(START, "node")
+    graph.add_conditional_edges("node", lambda state: END if len(state["log"]) == 6 else "node")
+    config: Any = {"configurable": {"thread_id": "t"}}
+    graph.compile(checkpointer=source).invoke({"log": [], "delta": []}, config)
+    ship(source, target)
+    states = [list(graph.compile(checkpointer=saver).get_state_history(config)) for saver in (source, target)]
+    assert states[0] == states[1]
+    assert states[1][0].values["delta"] == [str(number) for number in range(6)]
 
 
 class State(TypedDict):
