@@ -22,12 +22,14 @@ from __future__ import annotations
 from collections.abc import Collection as Names
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, TypeVar
 
 from langgraph_gcs_saver.engine import limits
 from langgraph_gcs_saver.engine.effects import (
     BlobInfo,
     Commit,
+    Compute,
     Create,
     Delete,
     DeleteBlobs,
@@ -49,22 +51,27 @@ from langgraph_gcs_saver.engine.steps import at, through, together
 from langgraph_gcs_saver.errors import ConflictError, DamageError
 from langgraph_gcs_saver.flows import dictionaries
 from langgraph_gcs_saver.flows.batches import in_batches
+from langgraph_gcs_saver.flows.cache import ByteCache
 from langgraph_gcs_saver.flows.collections import DOCS_PER_PAGE, damaged, list_docs, objects_of
 from langgraph_gcs_saver.flows.context import ATTEMPT_DEADLINE_SECONDS, Context
 from langgraph_gcs_saver.flows.copy import CHECKPOINTS_PER_PAGE, COMMIT_BYTES, in_levels
 from langgraph_gcs_saver.flows.ids import thread_id_of
 from langgraph_gcs_saver.flows.listing import list_all
-from langgraph_gcs_saver.flows.manifests import locate_manifest, unreadable
+from langgraph_gcs_saver.flows.manifests import locate_manifest, read_stub, unreadable
 from langgraph_gcs_saver.flows.marks import unmarked
 from langgraph_gcs_saver.flows.prune import clean_up, leftovers, listed_objects, settled, snapshot, take_off
+from langgraph_gcs_saver.flows.referrers import objects_of as objects_of_manifest
+from langgraph_gcs_saver.flows.sources import Found, Sources
 from langgraph_gcs_saver.flows.threads import delete_thread, note_run
 from langgraph_gcs_saver.flows.transfer import LEFT_OUT, OWN, SOURCE, fingerprint, is_same, pages
 from langgraph_gcs_saver.flows.writes import read_stubs
 from langgraph_gcs_saver.format import keys, manifest, registry
+from langgraph_gcs_saver.format.frames import FrameError
 from langgraph_gcs_saver.format.manifest import (
     DamagedError,
     DocumentKind,
     Manifest,
+    Stub,
     heir_of,
     kind_of,
     runs_of,
@@ -314,10 +321,56 @@ class Shipment:
         here, there = yield from together(
             at(SOURCE, list_all(prefix, checksums=True)), list_all(prefix, checksums=True)
         )
-        wrong = [name for name, blob in here.items() if name in there and not is_same(blob, there[name])]
+        differ = {name for name, blob in here.items() if name in there and not is_same(blob, there[name])}
+        wrong = sorted((yield from self._proven(differ)) if differ else ())
         for page in pages(wrong, limits.BATCH_CALLS):
             yield from DeleteBlobs(tuple(page))
         yield from self._upload({name: blob.size for name, blob in here.items() if name in wrong or name not in there})
+
+    def _proven(self, names: Names[str]) -> Flow[set[str]]:
+        """Those of some objects that the source has as its documents say. A damaged one must not replace a whole one.
+
+        Raises:
+            CheckpointCorruptError, DamageError: The source is damaged. Nothing was replaced.
+        """
+        found: set[str] = set()
+        for page in pages((yield from at(SOURCE, self._names())), CHECKPOINTS_PER_PAGE):
+            docs = yield from On(SOURCE, GetDocs(tuple(page)))
+            for doc in docs.values():
+                if _is_checkpoint(doc.name):
+                    known, blob = yield from at(SOURCE, self._manifest(doc))
+                    mine = objects_of_manifest(known, blob) & set(names)
+                    if mine:
+                        yield from at(SOURCE, self._check_values(doc, known))
+                    found |= mine
+                    continue
+                stubs = yield from at(SOURCE, self._objects(_entry_of(doc.name), doc))
+                for name in stubs.keys() & names:
+                    yield from at(SOURCE, self._check_object(doc, name, stubs[name]))
+                    found.add(name)
+        return found
+
+    def _check_object(self, doc: Doc, name: str, stub: Stub) -> Flow[None]:
+        try:
+            yield from read_stub(name, stub, self.context.codec)
+        except DamagedError as damage:
+            raise damaged(doc.name, damage) from None
+        except FrameError as error:
+            raise damaged(doc.name, DamagedError(f"an object is {error}", frame=name)) from None
+
+    def _check_values(self, doc: Doc, known: Manifest) -> Flow[None]:
+        """Check that all values of a checkpoint can be read in the store that performs this.
+
+        Raises:
+            CheckpointCorruptError, ClearTextError: A value is damaged.
+        """
+        sources = Sources([Found(doc, known)], replace(self.context, values=ByteCache(0)))
+        try:
+            sources.fill((yield from Gather(tuple(sources.fetches()))))
+            for channel in known.channels:
+                yield from Compute(partial(sources.plain, known, channel), size=known.channels[channel].size)
+        except DamagedError as damage:
+            raise unreadable(damage, known.thread_id, known.ns, known.checkpoint_id) from None
 
     def _gone(self, names: Names[str]) -> Flow[tuple[set[str], set[str]]]:
         """Which of some documents that were deleted the source still lacks, and which checkpoints it has replaced.
@@ -447,7 +500,7 @@ class Shipment:
                 entry = _entry_of(doc.name)
                 writes.append(Delete(doc.name, update_time=doc.update_time))
                 writes += [] if entry.note is None else [entry.note(doc.name, {})]
-                objects.update((yield from self._objects(entry, doc)))
+                objects |= (yield from self._objects(entry, doc)).keys()
             if writes:
                 yield from self._must(writes)
                 yield from self._delete_objects(objects)
@@ -546,8 +599,8 @@ class Shipment:
             write = self._update(doc, there.get(doc.name), doc.fields)
             if write is None:
                 continue
-            sizes = yield from at(SOURCE, self._objects(_entry_of(doc.name), doc))
-            yield from self._upload(sizes)
+            stubs = yield from at(SOURCE, self._objects(_entry_of(doc.name), doc))
+            yield from self._upload({name: stub.stored for name, stub in stubs.items()})
             self._add(write)
             for note in registry.notes([write]):
                 self._add(note)
@@ -564,20 +617,18 @@ class Shipment:
         gone = tuple(sorted(kept.keys() - fields.keys()))
         return Merge(doc.name, fields, remove=gone, update_time=copied.update_time)
 
-    def _objects(self, entry: Collection, doc: Doc) -> Flow[Mapping[str, int]]:
-        """The objects that a document other than a checkpoint refers to, with their sizes.
+    def _objects(self, entry: Collection, doc: Doc) -> Flow[Mapping[str, Stub]]:
+        """The objects that a document other than a checkpoint refers to.
 
         Raises:
             DamageError: The document is damaged. Repair it, or restore it from a backup.
         """
         try:
             if entry.is_plain:
-                stubs = yield from objects_of(entry, doc, self.context)
-            else:
-                stubs = yield from read_stubs(doc, self.context.codec)
+                return (yield from objects_of(entry, doc, self.context))
+            return (yield from read_stubs(doc, self.context.codec))
         except DamagedError as damage:
             raise damaged(doc.name, damage) from None
-        return {name: stub.stored for name, stub in stubs.items()}
 
     # Checkpoints
 
@@ -600,6 +651,8 @@ class Shipment:
             if seen is not None and isinstance(write, Create):  # Its frames have come before it.
                 write = Merge(doc.name, write.fields, update_time=seen.time)
             elif seen is not None and isinstance(write, Merge):
+                if seen.is_listed and seen.digest == self.here[doc.name]:
+                    yield from self._check_frames(doc, known, there[doc.name])
                 write = yield from self._with_frames(doc, write, replace(there[doc.name], update_time=seen.time))
             if seen is None or not seen.is_listed or seen.digest != self.here[doc.name]:
                 yield from self._prepare(known, blob)
@@ -652,6 +705,12 @@ class Shipment:
         if known.dictionaries and self._carries:
             yield from dictionaries.carried(SOURCE, self.context)
             self._carries = False
+
+    def _check_frames(self, doc: Doc, known: Manifest, copied: Doc) -> Flow[None]:
+        """If the frames of the same content differ, check that those of the source are the right ones."""
+        ours, theirs = manifest.inner_frames(doc), manifest.inner_frames(copied)
+        if not (ours.startswith(theirs) or theirs.startswith(ours)):
+            yield from at(SOURCE, self._check_values(doc, known))
 
     def _with_frames(self, doc: Doc, write: Merge, copied: Doc) -> Flow[Merge]:
         """The write, with frames that leave those of the target in their places, because others may build on them.

@@ -15,7 +15,7 @@ from langgraph_gcs_saver import GCSSaver, compensation
 from langgraph_gcs_saver import run as run_graph
 from langgraph_gcs_saver.engine.effects import Commit, DeleteBlobs, Flow, Merge, PutBlob, QueryDocs
 from langgraph_gcs_saver.engine.runner import arun, run
-from langgraph_gcs_saver.errors import DamageError, NotPrimaryError, WrongKeyError
+from langgraph_gcs_saver.errors import CheckpointCorruptError, DamageError, NotPrimaryError, WrongKeyError
 from langgraph_gcs_saver.flows import replication, shipments
 from langgraph_gcs_saver.format import keys, sagas
 from langgraph_gcs_saver.format.regions import Entry
@@ -302,6 +302,30 @@ def test_reconcile_ships_what_was_there_before_and_heals_what_was_damaged(opened
     assert replicated(target) == replicated(source)
     again = reconcile(source, target)
     assert all(one.bytes == 0 and one.extra == () for one in again)
+
+
+@pytest.mark.parametrize("inline", [0, 1 << 19], ids=["an object", "frames in a document"])
+def test_a_damaged_source_replaces_nothing(opened: Open, inline: int) -> None:
+    source, target = opened(inline_max_bytes=inline), opened(inline_max_bytes=inline)
+    begin(source, target)
+    put(source, "t", 10)
+    ship(source, target)
+    before = replicated(target)
+    if inline:
+        name = keys.checkpoint_doc("t", "", cid(10))
+        frames = before[0][name]["frames"]
+        assert run(iter(Commit((Merge(name, {"frames": frames[::-1]}),))), source._as_shipper) is not None
+    else:
+        name = next(name for name in before[1] if "messages" in name)
+        run(iter(DeleteBlobs((name,))), source._as_shipper)
+        run(iter(PutBlob(name, before[1][name][::-1])), source._as_shipper)
+    put(source, "u", 10)
+    with pytest.raises(CheckpointCorruptError):
+        reconcile(source, target)
+    assert everything(target, "u") == everything(source, "u")
+    before[0].update({name: fields for name, fields in replicated(target)[0].items() if keys.spread("u") in name})
+    before[1].update({name: data for name, data in objects(target).items() if keys.spread("u") in name})
+    assert replicated(target) == before
 
 
 def test_both_were_written_to(opened: Open) -> None:
