@@ -109,7 +109,7 @@ def ship_everything(source: GCSSaver, target: GCSSaver) -> None:
     run(replication.reconcile("t", context=target._context), stores(source, target))
 
 
-@pytest.mark.parametrize("stride", [7, pytest.param(1, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("stride", [11, pytest.param(1, marks=pytest.mark.soak)])
 @pytest.mark.parametrize("name", CHANGES)
 def test_crashes_before_and_after_every_effect(name: str, stride: int) -> None:
     count = Regions(CHANGES[name]).stops(None)

@@ -27,7 +27,7 @@ from .world import Report, explore
 BUDGET = 400_000
 """States to look at. Three scenarios have more."""
 
-SAMPLE = 1_500
+SAMPLE = 800
 """States that the usual tests look at."""
 
 TRIES = 4
