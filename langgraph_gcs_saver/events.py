@@ -836,6 +836,103 @@ class RowsDropped(Event):
     reason: str
 
 
+@record(frozen=True, slots=True, kw_only=True)
+class ReadFromMirror(Event):
+    """An object was read from the mirror, because the bucket did not return it, or returned other bytes.
+
+    Attributes:
+        thread_id: The thread; empty if the object belongs to none, or if the store does not know the thread.
+        name: The object.
+        reason: What was wrong with the bucket's answer. `missing`: it has no such object. `unavailable`: it did not
+            answer in time, or with an error of the service. `corrupt`: the bytes differ from what was written.
+    """
+
+    level: ClassVar[int] = logging.WARNING
+
+    thread_id: str = ""
+    name: str
+    reason: Literal["missing", "unavailable", "corrupt"]
+
+
+@record(frozen=True, slots=True, kw_only=True)
+class Replicated(Event):
+    """Changes have been shipped to the replica, or a look found that there were none.
+
+    Attributes:
+        thread_id: Empty, because several threads are shipped together.
+        entries: How many entries of the outbox were shipped.
+        threads: How many threads they belong to.
+        bytes: Bytes of the documents and objects that were written to the replica for them.
+        lag: Seconds by which the replica was behind: from its mark until the end of the look, by the service's clock.
+            Everything that was stored before the mark is in the replica. `None` if this process does not know, as a
+            writer that ships only its own changes.
+        seconds: How long it took, by a monotonic clock.
+    """
+
+    thread_id: str = ""
+    entries: int
+    threads: int
+    bytes: int
+    lag: float | None
+    seconds: float
+
+
+@record(frozen=True, slots=True, kw_only=True)
+class ReplicationFailed(Event):
+    """Changes were not shipped to the replica. Their entries stay in the outbox, and a later look ships them.
+
+    Attributes:
+        thread_id: The thread; empty if the whole look failed, as when a store cannot be reached.
+        lag: Seconds by which the replica is behind at least, or `None`, as for `Replicated`.
+        error: The name of the exception's class.
+        kind: The exception's `kind`, if this library defines it; empty for other exceptions.
+        message: The exception's message if this library defines it, because that never contains state. Empty for other
+            exceptions, because their messages may contain it.
+    """
+
+    level: ClassVar[int] = logging.WARNING
+
+    thread_id: str = ""
+    lag: float | None
+    error: str
+    kind: str
+    message: str
+
+
+@record(frozen=True, slots=True, kw_only=True)
+class RoleChanged(Event):
+    """A process has given a store another role.
+
+    Attributes:
+        thread_id: Empty, because a role is about the whole store.
+        store: The store, as its connection string without options.
+        role: Its role now: `primary`, `replica`, or `fenced`. Only a primary takes writes.
+        former: Its role before; empty if it had none.
+        epoch: The number of the change. Each change has a greater one.
+        cause: `replicate` if a replica was set up, `failover` if it was planned, `forced` if the source was not asked,
+            or `abort`.
+    """
+
+    level: ClassVar[int] = logging.WARNING
+
+    thread_id: str = ""
+    store: str
+    role: Literal["primary", "replica", "fenced"]
+    former: Literal["primary", "replica", "fenced", ""]
+    epoch: int
+    cause: Literal["replicate", "failover", "forced", "abort"]
+
+
+@record(frozen=True, slots=True, kw_only=True)
+class ForkMerged(ParentForked):
+    """Both stores had continued a thread from the same checkpoint. The store that was shipped to has both children now.
+
+    The checkpoint of this event is the one that was shipped.
+    """
+
+    level: ClassVar[int] = logging.WARNING
+
+
 EventHandler = Callable[[Event], object]
 """Called with an event, on the thread that does the work, between two steps: keep it short."""
 

@@ -32,6 +32,7 @@ from langgraph_gcs_saver.events import (
     CheckpointsListed,
     CompensationEnded,
     Event,
+    ForkMerged,
     GetFailed,
     HistoryLoaded,
     LeaseAcquired,
@@ -41,8 +42,12 @@ from langgraph_gcs_saver.events import (
     OperationLate,
     ParentForked,
     PutFailed,
+    ReadFromMirror,
     RecoveryRecorded,
+    Replicated,
+    ReplicationFailed,
     RestoreTooSlow,
+    RoleChanged,
     RunEnded,
     SagaEnded,
     SagaStuck,
@@ -137,7 +142,11 @@ COLUMNS: tuple[Column, ...] = (
     Column("error", "STRING", "The name of the exception's class"),
     Column("kind", "STRING", "The `kind` of the error, or the kind of the recovery"),
     Column("seconds", "FLOAT64", "How long it took, in seconds"),
-    Column("lag", "FLOAT64", "Seconds from the making of the checkpoint until it was durable"),
+    Column(
+        "lag",
+        "FLOAT64",
+        "Seconds from the making of the checkpoint until it was durable; or seconds by which the replica was behind",
+    ),
     Column("channels", "INT64", "Number of channels"),
     Column("checkpoints", "INT64", "Number of checkpoints that were listed or removed"),
     Column("size", "INT64", "Bytes of the serialized values"),
@@ -162,8 +171,13 @@ COLUMNS: tuple[Column, ...] = (
     Column("undone", "INT64", "Steps of the saga that are undone"),
     Column("members", "INT64", "Members of the team's set"),
     Column("operation", "STRING", "The operation's name, or the name of the step that was undone"),
-    Column("state", "STRING", "The state of the operation, the saga or the set; or why a lease ended"),
+    Column(
+        "state", "STRING", "The state of the operation, the saga or the set; why a lease ended; or the store's role"
+    ),
     Column("findings", "INT64", "Number of findings of `verify`"),
+    Column("entries", "INT64", "Entries of the outbox that were shipped"),
+    Column("bytes", "INT64", "Bytes of documents and objects that were written to the replica"),
+    Column("reason", "STRING", "Why the mirror was read, or the role changed"),
 )
 """All columns but those of labels, in order."""
 
@@ -302,6 +316,11 @@ KINDS: tuple[Kind, ...] = (
     Kind(ThreadPruned, "checkpoints", "objects"),
     Kind(ThreadCollected, "objects", renamed={"object_bytes": "bytes"}),
     Kind(ThreadVerified, "seconds", "findings"),
+    Kind(ReadFromMirror, "reason"),
+    Kind(Replicated, "seconds", "lag", "entries", "bytes"),
+    Kind(ReplicationFailed, "lag", "error", "kind"),
+    Kind(ForkMerged, *_PLACE, "parent_id"),
+    Kind(RoleChanged, renamed={"state": "role", "reason": "cause"}),
 )
 """All events that make rows. Each entry of `CheckpointSaved.values` makes a row `value_stored`."""
 

@@ -40,6 +40,7 @@ class Bounds:
             `put.lag`.
         objective: Seconds to restore a thread. Give the saver the same `objective`.
         stalled: Seconds without a durable step, for a thread whose lease is held.
+        behind: Seconds by which a replica may be behind.
 
     Raises:
         InvalidInputError: One of them is not a positive number, or `lag` is too large.
@@ -49,6 +50,7 @@ class Bounds:
     lag: float = 5.0
     objective: float = 30.0
     stalled: float = 600.0
+    behind: float = 60.0
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -102,6 +104,8 @@ def alerts(bounds: Bounds, dialect: Dialect) -> tuple[Alert, ...]:
         _damage(dialect),
         _expired(dialect),
         _stuck(dialect),
+        _mirror(dialect),
+        _behind(bounds, dialect),
     )
 
 
@@ -244,4 +248,31 @@ def _stuck(dialect: Dialect) -> Alert:
         action="Run `langgraph-gcs saga rollbacks --state stuck` to list the sagas, and `langgraph-gcs saga show "
         "THREAD SAGA` to see what stops one. Settle these steps with `langgraph-gcs saga resolve`, and continue with "
         "`langgraph-gcs saga resume`.",
+    )
+
+
+def _mirror(dialect: Dialect) -> Alert:
+    return Alert(
+        name="mirror",
+        title="The mirror serves reads",
+        severity="ERROR",
+        expression=f"{dialect.grown(metrics.MIRROR_READS, window=_LONG)} > 0",
+        meaning="The bucket did not return an object, or returned other bytes. The mirror had it, so no call failed.",
+        action="If `reason` is `unavailable`, look at the status of Cloud Storage: puts fail until the bucket is back, "
+        "or the store is bound to the mirror with `langgraph-gcs rebind`. Otherwise objects are gone or damaged: run "
+        "`langgraph-gcs verify --depth data`, and `langgraph-gcs repair`, which copies them from the mirror.",
+    )
+
+
+def _behind(bounds: Bounds, dialect: Dialect) -> Alert:
+    return Alert(
+        name="behind",
+        title="The replica is behind",
+        severity="ERROR",
+        expression=f"max({dialect.series(metrics.REPLICATION_LAG)}) > {bounds.behind:g}",
+        meaning=f"The mark of the replica is older than {_words(bounds.behind)}. A loss of the primary now would lose "
+        "that much.",
+        action="Run `langgraph-gcs replication status --to URI`. Look at `replication.failures` by `error.type`, and "
+        "at the log of `langgraph-gcs replicate --follow`. If the outbox grows although nothing fails, run a second "
+        "one.",
     )

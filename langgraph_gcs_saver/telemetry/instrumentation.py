@@ -28,13 +28,22 @@ from langgraph_gcs_saver.engine.interceptors import (
 )
 from langgraph_gcs_saver.engine.per_process import AtFork
 from langgraph_gcs_saver.errors import InvalidInputError
-from langgraph_gcs_saver.events import CallEnded, CheckpointSaved, Event, LeaseAcquired, LeaseEnded, Subscribers
+from langgraph_gcs_saver.events import (
+    CallEnded,
+    CheckpointSaved,
+    Event,
+    LeaseAcquired,
+    LeaseEnded,
+    Replicated,
+    ReplicationFailed,
+    Subscribers,
+)
 from langgraph_gcs_saver.saver.admin import Admin
 from langgraph_gcs_saver.saver.connection import Connection, beside
 from langgraph_gcs_saver.telemetry.billing import NOTHING, RULES, Bill
 from langgraph_gcs_saver.telemetry.instruments import SCOPE, VERSION, Instruments, instruments_of
 from langgraph_gcs_saver.telemetry.measures import Measured, Measures, of_request
-from langgraph_gcs_saver.telemetry.metrics import LEASE_IDLE, LEASES_HELD, Metric
+from langgraph_gcs_saver.telemetry.metrics import LEASE_IDLE, LEASES_HELD, REPLICATION_LAG, Metric
 from langgraph_gcs_saver.telemetry.phases import Step, Steps
 from langgraph_gcs_saver.telemetry.spans import Spans
 from langgraph_gcs_saver.telemetry.watching import StoreWatch
@@ -72,6 +81,7 @@ class Observing:
         requests: Requests that are not recorded yet: the class of each, and what it is billed for.
         held: For each thread whose lease this process holds, its token and when its last step was durable, by the
             monotonic clock.
+        marked: When the replica's mark was now, by the monotonic clock; `None` if this process does not move it.
     """
 
     def __init__(self, instruments: Instruments, spans: Spans | None, watch: StoreWatch | None) -> None:
@@ -82,6 +92,7 @@ class Observing:
         self.events: deque[tuple[Event, Context | None]] = deque()
         self.requests: deque[tuple[type[Effect[Any]], Bill]] = deque()
         self.held: dict[str, tuple[int, float]] = {}
+        self.marked: float | None = None
         _observing.add(self)
 
     def forget(self) -> None:
@@ -89,6 +100,7 @@ class Observing:
         self.events.clear()
         self.requests.clear()
         self.held.clear()
+        self.marked = None
 
     # A sink
 
@@ -120,6 +132,8 @@ class Observing:
             held[event.thread_id] = (event.token, time.monotonic())
         elif isinstance(event, LeaseEnded) and held.get(event.thread_id, (None,))[0] == event.token:
             held.pop(event.thread_id, None)
+        elif isinstance(event, (Replicated, ReplicationFailed)) and event.lag is not None:
+            self.marked = time.monotonic() - event.lag
         self.events.append((event, context))
         if len(self.events) > MOST_EVENTS:
             self._record_events(1)
@@ -135,9 +149,11 @@ class Observing:
 
     def gauges(self) -> Iterator[Measured]:
         """The present values of gauges."""
-        held, now = tuple(self.held.values()), time.monotonic()
+        held, marked, now = tuple(self.held.values()), self.marked, time.monotonic()
         yield LEASES_HELD, len(held), {}
         yield LEASE_IDLE, max([now - last for _, last in held], default=0.0), {}
+        if marked is not None:
+            yield REPLICATION_LAG, now - marked, {}
         if self._watch is not None:
             for (metric, state), count in self._watch.counts.items():
                 yield metric, count, {"state": state}

@@ -25,9 +25,13 @@ from langgraph_gcs_saver.events import (
     OperationLate,
     ParentForked,
     PutFailed,
+    ReadFromMirror,
     RecoveryRecorded,
+    Replicated,
+    ReplicationFailed,
     RestoreTooSlow,
     Retried,
+    RoleChanged,
     RowsDropped,
     RunEnded,
     SagaEnded,
@@ -51,6 +55,7 @@ from langgraph_gcs_saver.telemetry.metrics import (
     FORKS,
     GET_DURATION,
     GET_FETCHED,
+    MIRROR_READS,
     OPERATIONS,
     OPERATIONS_LATE,
     PUT_DURATION,
@@ -60,9 +65,13 @@ from langgraph_gcs_saver.telemetry.metrics import (
     RECOVERIES,
     RECOVERY_LOST,
     RECOVERY_RESTORE,
+    REPLICATION_BYTES,
+    REPLICATION_ENTRIES,
+    REPLICATION_FAILURES,
     REQUEST_RETRIES,
     REQUESTS,
     RESTORES_SLOW,
+    ROLES_CHANGED,
     RUN_DURATION,
     RUNS_ENDED,
     SAGAS,
@@ -169,6 +178,15 @@ class Measures:
                     yield RECOVERY_LOST, event.lost, recovery
                 if event.restore is not None:
                     yield RECOVERY_RESTORE, event.restore, recovery
+            case ReadFromMirror():
+                yield MIRROR_READS, 1, {"reason": event.reason}
+            case Replicated():
+                yield REPLICATION_ENTRIES, event.entries, {}
+                yield REPLICATION_BYTES, event.bytes, {}
+            case ReplicationFailed():
+                yield REPLICATION_FAILURES, 1, {"error.type": self._errors.of(error_type(event))}
+            case RoleChanged():
+                yield ROLES_CHANGED, 1, {"role": event.role, "cause": event.cause}
             case RowsDropped():
                 yield ANALYTICS_DROPPED, event.rows, {"sink": event.sink}
             case _:
@@ -205,7 +223,7 @@ def _saved(event: CheckpointSaved, graph: Attributes, labels: Attributes) -> Ite
         yield THREADS_STARTED, 1, labels
 
 
-def error_type(event: PutFailed | GetFailed) -> str:
+def error_type(event: PutFailed | GetFailed | ReplicationFailed) -> str:
     """The `kind` of an error of this library, else the name of the exception's class."""
     return event.kind or event.error
 

@@ -302,6 +302,47 @@ RUN_DURATION = Metric(
     boundaries=LONG_SECONDS,
     help="How long these calls took",
 )
+MIRROR_READS = Metric(
+    name="mirror.reads",
+    kind="counter",
+    unit="{read}",
+    attributes=("reason",),
+    help="Objects that were read from the mirror: the bucket's answer was `missing`, `unavailable` or `corrupt`",
+)
+REPLICATION_LAG = Metric(
+    name="replication.lag",
+    kind="gauge",
+    unit="s",
+    combine="max",
+    help="By how much the replica is behind: the age of its mark. It grows until the process that follows the outbox "
+    "moves the mark. Only in such a process",
+)
+REPLICATION_ENTRIES = Metric(
+    name="replication.entries",
+    kind="counter",
+    unit="{entry}",
+    help="Entries of the outbox that this process has shipped",
+)
+REPLICATION_BYTES = Metric(
+    name="replication.bytes",
+    kind="counter",
+    unit="By",
+    help="Bytes of documents and objects that this process has written to the replica",
+)
+REPLICATION_FAILURES = Metric(
+    name="replication.failures",
+    kind="counter",
+    unit="{failure}",
+    attributes=("error.type",),
+    help="Tries to ship changes that failed; the changes stay in the outbox. `error.type` as in `errors`",
+)
+ROLES_CHANGED = Metric(
+    name="roles.changed",
+    kind="counter",
+    unit="{change}",
+    attributes=("role", "cause"),
+    help="Changes of a store's role that this process has made: to `primary`, `replica` or `fenced`",
+)
 REQUESTS = Metric(
     name="requests",
     kind="counter",
@@ -364,6 +405,12 @@ METRICS: tuple[Metric, ...] = (
     SET_RESTORES,
     RUNS_ENDED,
     RUN_DURATION,
+    MIRROR_READS,
+    REPLICATION_LAG,
+    REPLICATION_ENTRIES,
+    REPLICATION_BYTES,
+    REPLICATION_FAILURES,
+    ROLES_CHANGED,
     REQUESTS,
     REQUEST_RETRIES,
     COST_ESTIMATED,

@@ -273,6 +273,26 @@ class Causes:
             saver._subscribers.emit(events.RowsDropped(sink="Jsonl", rows=7, reason="The queue is full."))
         assert self.exported.value("analytics.dropped", sink="Jsonl") == 7
 
+    def regions(self):
+        with self.saver() as saver:
+            emit = saver._subscribers.emit
+            emit(events.ReadFromMirror(name="an object", reason="missing"))
+            emit(events.RoleChanged(store="file:///s", role="primary", former="", epoch=1, cause="replicate"))
+            emit(events.Replicated(entries=3, threads=1, bytes=9, lag=None, seconds=0.1))
+            assert self.exported.points("replication.lag") == []
+            emit(events.Replicated(entries=2, threads=1, bytes=8, lag=50.0, seconds=0.1))
+            behind = self.exported.value("replication.lag")
+            assert 50 <= behind < self.exported.value("replication.lag"), "it grows until the mark moves"
+            emit(events.ReplicationFailed(lag=70.0, error="StoreUnavailableError", kind="unavailable", message=""))
+            assert self.exported.value("replication.lag") >= 70
+            emit(events.ForkMerged(thread_id=THREAD, parent_id="1", sibling_id="2"))
+        assert self.exported.value("mirror.reads", reason="missing") == 1
+        assert self.exported.value("roles.changed", role="primary", cause="replicate") == 1
+        assert self.exported.value("replication.entries") == 5
+        assert self.exported.value("replication.bytes") == 17
+        assert self.exported.value("replication.failures", **{"error.type": "unavailable"}) == 1
+        assert self.exported.value("forks") == 1
+
     def watch(self):
         with GCSSaver.from_conn_string(f"file://{self.path}") as saver:
             graph = self.world.graph(saver)
@@ -315,6 +335,8 @@ CAUSES = {
     "sets": "sets set.duration set.restores recoveries",
     "retries": "request.retries",
     "analytics": "analytics.dropped",
+    "regions": "mirror.reads replication.lag replication.entries replication.bytes replication.failures "
+    "roles.changed forks",
     "watch": "leases runs",
 }
 

@@ -48,6 +48,10 @@ def monitoring(
             parser=positive_duration, metavar="TIME", help="Alert if a thread with a lease stores no step for so long."
         ),
     ] = "10m",  # type: ignore[assignment]
+    behind: Annotated[
+        timedelta,
+        typer.Option(parser=positive_duration, metavar="TIME", help="Alert if a replica is behind by more."),
+    ] = "1m",  # type: ignore[assignment]
     label: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME", help="A label of the saver, for charts of its own. Several are fine."),
@@ -78,6 +82,7 @@ def monitoring(
         lag=lag.total_seconds(),
         objective=objective.total_seconds(),
         stalled=stalled.total_seconds(),
+        behind=behind.total_seconds(),
     )
     try:
         written = room.write(write, store_named(store), bounds=bounds, labels=label or (), names=names, docs=docs)
