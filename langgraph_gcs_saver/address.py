@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
 from langgraph_gcs_saver.errors import InvalidURIError
 from langgraph_gcs_saver.format import keys
@@ -114,6 +114,28 @@ def _unquote(text: str) -> str:
 
 Address = GoogleAddress | LocalAddress | MemoryAddress
 """What a connection string names."""
+
+
+def canonical(address: Address) -> str:
+    """The connection string of an address, in one form: two addresses of the same store give the same text.
+
+    A directory is resolved, so a link to it is no other store. A `root` that follows from the prefix is left out.
+
+    Args:
+        address: The address. Its project is known, unless the environment names it on every machine.
+    """
+    if isinstance(address, MemoryAddress):
+        return _MEMORY_FORM
+    if isinstance(address, LocalAddress):
+        return address.path.resolve().as_uri()
+    derived = GoogleAddress(bucket=address.bucket, prefix=address.prefix).root
+    parameters = {
+        **({} if address.project is None else {"project": address.project}),
+        "database": address.database,
+        **({} if address.root == derived else {"root": address.root or ""}),
+    }
+    place = quote(f"{address.bucket}/{address.prefix}".rstrip("/"))
+    return f"gs://{place}?{urlencode(parameters, safe='()/', quote_via=quote)}"
 
 
 def parse(uri: str) -> Address:

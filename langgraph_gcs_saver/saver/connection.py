@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from langgraph_gcs_saver import flows
-from langgraph_gcs_saver.address import GoogleAddress, LocalAddress, MemoryAddress, parse
+from langgraph_gcs_saver.address import Address, GoogleAddress, LocalAddress, MemoryAddress, canonical, parse
 from langgraph_gcs_saver.engine.effects import Flow
 from langgraph_gcs_saver.engine.per_process import PerProcess
 from langgraph_gcs_saver.engine.protocols import BlobStore, DocumentStore
@@ -50,7 +50,7 @@ C = TypeVar("C", bound="Connection")
 
 logger = logging.getLogger("langgraph_gcs_saver")
 
-_SHARED = ("serde", "_options", "_subscribers", "_labels", "_contexts", "_backend", "_trailing", "_behind")
+_SHARED = ("serde", "_options", "_subscribers", "_labels", "_contexts", "_backend", "_trailing", "_behind", "_address")
 """The attributes that all ways to use one store share."""
 
 FLUSH_SECONDS = 5.0
@@ -100,6 +100,7 @@ class Connection:
             restores.check(chosen.objective, chosen)
         self._subscribers = Subscribers()
         self._labels = Labels(chosen.labels)
+        self._address: Address | None = None
         place: Place | None = None
         if stores is None:
             if bucket is None:
@@ -109,7 +110,7 @@ class Connection:
             name = clients.bucket_name(bucket)
             address = GoogleAddress(bucket=name, prefix=prefix, project=project, database=database, root=root)
             place = Place(name, f"{prefix}/" if prefix else "")
-            stores = clients.open_google(
+            stores = google = clients.open_google(
                 address,
                 chosen,
                 bucket=bucket,
@@ -117,6 +118,7 @@ class Connection:
                 credentials=credentials,
                 on_retry=self._subscribers.emit,
             )
+            self._address = clients.resolved(address, google[0])
         self._contexts = PerProcess(partial(_new_context, chosen, place, self._companions))
         self._backend = Backend(
             *stores,
@@ -167,7 +169,9 @@ class Connection:
                 LocalDocuments(address.path, timeout=chosen.timeout),
                 LocalBlobs(address.path, timeout=chosen.timeout),
             )
-            return cls(stores=stores, **options)
+            made = cls(stores=stores, **options)
+            made._address = address
+            return made
         return cls(
             address.bucket,
             prefix=address.prefix,
@@ -318,6 +322,11 @@ class Connection:
         await arun(flows.setup.ping(), self._backend)
 
     # Needed by every call
+
+    @property
+    def _uri(self) -> str | None:
+        """The connection string of the store in its canonical form; `None` if its stores were passed as objects."""
+        return None if self._address is None else canonical(self._address)
 
     @property
     def _context(self) -> Context:

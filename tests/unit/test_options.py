@@ -4,11 +4,14 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from google.auth.credentials import AnonymousCredentials
+from google.cloud import firestore
 
 from langgraph_gcs_saver import GCSSaver
-from langgraph_gcs_saver.address import MAX_PREFIX, GoogleAddress, LocalAddress, MemoryAddress, parse
+from langgraph_gcs_saver.address import MAX_PREFIX, GoogleAddress, LocalAddress, MemoryAddress, canonical, parse
 from langgraph_gcs_saver.errors import GCSSaverError, InvalidInputError, InvalidOptionError, InvalidURIError
 from langgraph_gcs_saver.options import Options
+from langgraph_gcs_saver.stores.memory import MemoryBlobs, MemoryDocuments
 
 
 def google(bucket="my-bucket", **rest):
@@ -70,6 +73,42 @@ def test_forms(uri, address):
 )
 def test_a_prefix_is_a_store_of_its_own_unless_a_root_is_given(uri, root):
     assert parse(uri).root == root
+
+
+@pytest.mark.parametrize(
+    ("uri", "form"),
+    [
+        ("gs://my-bucket?project=p", "gs://my-bucket?project=p&database=(default)"),
+        ("gs://my-bucket//a%20b/?root=/lg_apps/a%2520b/&database=db", "gs://my-bucket/a%20b?database=db"),
+        ("gs://my-bucket/a?root=", "gs://my-bucket/a?database=(default)&root="),
+        ("gs://my-bucket?root=apps%2Fé&project=p", "gs://my-bucket?project=p&database=(default)&root=apps/%C3%A9"),
+        ("file://localhost/a%20b/", "file:///a%20b"),
+        ("Memory:", "memory:"),
+    ],
+)
+def test_the_canonical_form_names_the_same_store(uri, form):
+    assert canonical(parse(uri)) == form
+    assert canonical(parse(form)) == form
+
+
+def test_a_link_to_a_directory_is_the_same_store(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "store")
+    assert canonical(LocalAddress(tmp_path / "link")) == canonical(LocalAddress(tmp_path / "store"))
+
+
+def test_a_saver_knows_the_project_and_the_database_of_its_client(monkeypatch):
+    monkeypatch.setenv("FIRESTORE_EMULATOR_HOST", "127.0.0.1:9")
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", "http://127.0.0.1:9")
+    with GCSSaver.from_conn_string("gs://my-bucket/a?database=db") as saver:
+        assert saver._uri == saver.admin._uri == "gs://my-bucket/a?project=langgraph-gcs-saver&database=db"
+    client = firestore.Client(project="mine", database="other", credentials=AnonymousCredentials())
+    with GCSSaver("my-bucket", firestore=client) as saver:
+        assert saver._uri == "gs://my-bucket?project=mine&database=other"
+
+
+def test_stores_that_were_passed_as_objects_have_no_uri():
+    with GCSSaver(stores=(MemoryDocuments(), MemoryBlobs())) as saver:
+        assert saver._uri is None
 
 
 BAD = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from functools import cached_property
 
 import google.auth
@@ -72,6 +73,11 @@ def open_google(
             on_retry=on_retry,
         ),
     )
+
+
+def resolved(address: GoogleAddress, documents: FirestoreDocuments) -> GoogleAddress:
+    """An address with the project and the database of its client, which may be the environment's or the caller's."""
+    return replace(address, project=documents.project, database=documents.database)
 
 
 def open_storage() -> Client:

@@ -292,6 +292,16 @@ class FirestoreDocuments:
         host = private.emulator(client)
         self._where = f"The Firestore emulator at {host}" if host else f"Firestore ({self._database})"
 
+    @property
+    def project(self) -> str:
+        """The project of the database."""
+        return str(self._client.project)
+
+    @property
+    def database(self) -> str:
+        """The name of the database."""
+        return self._database.rpartition("/")[2]
+
     # The effects
 
     def get_docs(self, effect: GetDocs) -> Docs:
@@ -581,10 +591,9 @@ class FirestoreDocuments:
                 f"{call.method.role} in project {self._client.project!r}, and enable its Cloud Firestore API."
             )
         if code is grpc.StatusCode.NOT_FOUND:
-            database = self._database.rpartition("/")[2]
             return StoreNotFoundError(
-                f"Project {self._client.project!r} has no Firestore database {database!r}. Create it with `gcloud "
-                f"firestore databases create --project={self._client.project} --database='{database}' "
+                f"Project {self.project!r} has no Firestore database {self.database!r}. Create it with `gcloud "
+                f"firestore databases create --project={self.project} --database='{self.database}' "
                 "--location=…`, or name another project or database."
             )
         if _DATASTORE_MODE.search(details):
