@@ -215,6 +215,11 @@ _FIRST_HISTORY = 1 << 32
 """Numbers of histories, and so the times that they write, are greater than all stamps of `play`."""
 
 
+def act(effect: Effect[Any] | None) -> Effect[Any] | None:
+    """An effect without the name of its store."""
+    return effect.effect if isinstance(effect, On) else effect
+
+
 def play(flow: Flow[Any], world: World, seen: list[Effect[Any]] | None = None) -> tuple[Any, World]:
     """Perform a flow alone, to its end: its result, and the world after it. `seen` gets the effects."""
     step: Callable[[], Effect[Any]] = partial(next, flow)
@@ -231,8 +236,8 @@ def play(flow: Flow[Any], world: World, seen: list[Effect[Any]] | None = None) -
                 for one in effect.effects:
                     answer, world = world.perform(one, next(_stamps))
                     value += (answer,)
-            elif isinstance(effect, (Compute, Durable, Emit, Now, Pause)):
-                value = _perform_locally(effect, 0.0)
+            elif isinstance(act(effect), (Compute, Durable, Emit, Now, Pause)):
+                value = _perform_locally(act(effect), 0.0)
             else:
                 value, world = world.perform(effect, next(_stamps))
         except Exception as error:
@@ -496,12 +501,12 @@ class _Life:
                         if self.slow and isinstance(one, PutBlob):
                             self.slow, self.now = False, self.now + 7200
                     value: Any = tuple(answers[:: self._direction])
-                elif isinstance(effect, (Compute, Durable, Emit, Now)):
-                    value = _perform_locally(effect, self.now)
-                    if isinstance(effect, Emit) and isinstance(effect.event, DAMAGE):
-                        self.error = AssertionError(f"nothing is damaged here: {effect.event}")
-                    if isinstance(effect, Emit) and isinstance(effect.event, ParentForked):
-                        self.told.append(effect.event)
+                elif isinstance(own := act(effect), (Compute, Durable, Emit, Now)):
+                    value = _perform_locally(own, self.now)
+                    if isinstance(own, Emit) and isinstance(own.event, DAMAGE):
+                        self.error = AssertionError(f"nothing is damaged here: {own.event}")
+                    if isinstance(own, Emit) and isinstance(own.event, ParentForked):
+                        self.told.append(own.event)
                 else:
                     value = yield effect
                     if isinstance(effect, Pause) and not self.process.patient:
@@ -605,6 +610,7 @@ class Run:
         if isinstance(effect, Pause) and self.process.patient and self._sees_the_same(world):
             ways = []  # It waits until another process has changed what it waits for.
         if isinstance(leaf(effect), Commit) and self.lost:
+        if isinstance(act(effect), Commit) and self.lost:
             ways += ["answer lost", "sent twice"]
         if isinstance(effect, Turn):
             ways = [str(number) for number in range(effect.among)]
@@ -618,6 +624,7 @@ class Run:
         asked = self.node.parent
         assert asked is not None
         assert isinstance(leaf(asked.effect), GetDocs), "a pause that waits for something else than a document"
+        assert isinstance(act(asked.effect), GetDocs), "a pause that waits for something else than a document"
         return freeze(world.perform(asked.effect, 0)[0]) == freeze(self.node.answer)
 
     def step(self, tree: _Tree, world: World, way: str) -> tuple[Run, World]:
@@ -758,6 +765,7 @@ def brief(effect: Effect[Any] | None) -> str:
     match effect:
         case On():
             return f"{effect.store}: {brief(effect.effect)}"
+            return f"at {effect.store}: {brief(effect.effect)}"
         case Commit():
             return "Commit " + ", ".join(
                 f"{type(w).__name__} {_short(w.name)}{'' if isinstance(w, Create) or w.update_time is None else ' @'}"
