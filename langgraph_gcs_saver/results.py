@@ -766,6 +766,44 @@ class RebindPlan:
 
 
 @record(frozen=True, slots=True, kw_only=True)
+class Failover:
+    """What a call of `failover` did; its text is for people.
+
+    Attributes:
+        source: The connection string of the store that the call was made for, in its canonical form.
+        target: The connection string of the other store.
+        primary: The one of the two that is the primary now.
+        epoch: The number of the change. Each change has a greater one.
+        shipped: How many changes this call has shipped from the source to the target.
+        mark: After a forced failover, everything that the source had acknowledged before this time is in the target, by
+            the clock of the source's service. `None` after any other call, or if nothing has been shipped yet.
+        unreached: Why the source was not fenced, if a forced failover could not reach it; otherwise empty. Until a
+            later call has fenced it, the source may take writes.
+    """
+
+    source: str
+    target: str
+    primary: str
+    epoch: int
+    shipped: int = 0
+    mark: datetime | None = None
+    unreached: str = ""
+
+    def __str__(self) -> str:
+        lines = [f"The primary is {self.primary} (epoch {self.epoch})."]
+        if self.shipped:
+            lines.append(f"Shipped to it: {_counted(self.shipped, 'change')}.")
+        if self.mark is not None:
+            lines.append(f"Nothing that was acknowledged before {self.mark.isoformat()} is missing there.")
+        if self.unreached:
+            lines.append(
+                f"{self.source} was not fenced, and may still take writes: {self.unreached} Call this again when it "
+                "can be reached. That fences it, and ships what it has taken."
+            )
+        return "\n".join(lines)
+
+
+@record(frozen=True, slots=True, kw_only=True)
 class LeaseInfo:
     """A lease that a process holds, or held when it crashed.
 

@@ -1,0 +1,70 @@
+"""`langgraph-gcs failover`: make the other one of two replicated stores the primary."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from langgraph_gcs_saver.cli.views.terminal import (
+    CipherOption,
+    CommandError,
+    JsonOption,
+    StoreOption,
+    YesOption,
+    confirm,
+    open_admin,
+    print_json,
+    print_lines,
+    progress,
+)
+
+_SECONDS = 10.0
+"""How long a forced failover waits for the store that is given up, after it has promoted the other one."""
+
+
+def failover(
+    *,
+    to: Annotated[str, typer.Option("--to", metavar="URI", help="The store that becomes the primary.")],
+    force: Annotated[
+        bool,
+        typer.Option(
+            "--force",
+            help="Do not wait for the store that is the primary now, because it cannot be reached. What was not shipped "
+            "yet is missing until it can be.",
+        ),
+    ] = False,
+    abort: Annotated[
+        bool, typer.Option("--abort", help="Take back a failover that was not completed: --store stays the primary.")
+    ] = False,
+    store: StoreOption = None,
+    cipher: CipherOption = None,
+    yes: YesOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Make the replica in --to the primary of two stores. --store, the primary now, becomes its replica.
+
+    First --store stops taking writes. Then what --to lacks is shipped, and --to becomes the primary. Nothing that was
+    acknowledged is missing there. If the command crashes, run it again: it continues. To fail back, swap the two stores.
+
+    With --force, --to becomes the primary at once. Then the command tries to stop writes to --store. If --store cannot
+    be reached, it exits with 7: run it again when --store can be reached. That ships what --store has taken meanwhile.
+
+    Example: langgraph-gcs failover --store "gs://my-bucket?project=p&database=eu" --to "gs://other?project=p&database=us"
+    """
+    if force and abort:
+        raise CommandError("--force and --abort exclude each other: --abort needs both stores.", 2)
+    options = {"timeout": _SECONDS} if force else {}
+    with open_admin(store, cipher, may_create=force, **options) as source, open_admin(to, cipher) as target:
+        if not abort:
+            what = "at once, without what was not shipped yet" if force else "as soon as everything was shipped"
+            confirm(f"Make {to} the primary {what}? The other store then takes no writes.", yes=yes)
+        with progress("changing the primary"):
+            done = source.failover(target, force=force, abort=abort)
+    if as_json:
+        print_json({**asdict(done), "mark": None if done.mark is None else done.mark.isoformat()})
+    else:
+        print_lines(str(done).splitlines())
+    if done.unreached:
+        raise CommandError("the failover is not complete: run it again when --store can be reached.", 7)
