@@ -14,6 +14,8 @@ may have crashed has an *unknown* outcome. No other attempt begins until the cal
   has taken the attempt's place, the outcome is added to it as a late one.
 - A claim under a lease is lost when the lease is no longer the fence's. Another claim is lost when its document has
   stood for `timeout` seconds.
+- In a store that was promoted by force, an operation without a document may have begun in the other store. It becomes
+  one with an unknown outcome, unless everything of its thread was shipped later than that.
 - The claim of a saga's step, or of its undo, also requires the saga's document as last seen (`Part`). The outcome of an
   undo is one commit with the note in its step that it is undone.
 
@@ -56,7 +58,7 @@ from langgraph_gcs_saver.flows.fences import Fence, fence_of
 from langgraph_gcs_saver.flows.manifests import make_stub, read_stub, report_clear
 from langgraph_gcs_saver.flows.readback import TIMES, discard, failed, mismatched, upload
 from langgraph_gcs_saver.flows.threads import NOTE_SECONDS, guard, note_thread
-from langgraph_gcs_saver.format import frames, keys, sagas
+from langgraph_gcs_saver.format import frames, keys, regions, sagas
 from langgraph_gcs_saver.format.frames import FrameError
 from langgraph_gcs_saver.format.manifest import DamagedError, DocumentKind, Serialized, Stub, kind_of
 from langgraph_gcs_saver.format.operations import (
@@ -203,6 +205,7 @@ class _Look:
         thread: When the thread's document last changed; `None` if all threads share the operation.
         order: Makes the claim's commit fail if the checkpoint that ordered the operation is gone.
         saga: The saga of the call; `None` if it has none, or the saga is gone.
+        shipped: Up to when this store has everything that the other region's store has; `None` if it has nothing.
     """
 
     operation: Operation | None
@@ -210,6 +213,7 @@ class _Look:
     thread: int | None = None
     order: Write | None = None
     saga: Saga | None = None
+    shipped: int | None = None
 
 
 def claim(call: Call, context: Context, over: Operation | None = None) -> Flow[Claim | Operation]:
@@ -246,12 +250,16 @@ def claim(call: Call, context: Context, over: Operation | None = None) -> Flow[C
     seen: Operation | None = None
     look = None if over is not None else _remembered(call, context)
     for _ in range(MAX_TRIES):
-        if look is None:
+        since = context.region.unmerged_since(call.document)
+        if look is None or (since is not None and look.docs is None):
             look = yield from _look(call, context)
         seen = look.operation
         with existing(seen):
             found = yield from _try(call, look, over, context)
-        if found is not None:
+        if isinstance(found, Claim) and seen is None and context.region.unmerged_since(call.document) != since:
+            # The process has learned with this commit that the store was promoted by force.
+            yield from withdraw(found, context)
+        elif found is not None:
             return found
         look = None
     with existing(seen):
@@ -282,6 +290,8 @@ def _try(call: Call, look: _Look, over: Operation | None, context: Context) -> F
             return None
     if seen is not None and seen.state == "unknown" and not _may_repeat(seen, over):
         return seen
+    if seen is None and _may_have_begun_elsewhere(call, look, context):
+        return (yield from _claim(call, seen, look, context, state="unknown"))
     try:
         made = yield from _claim(call, seen, look, context)
     except GeneratorExit:  # No effect can follow.
@@ -375,6 +385,9 @@ def _look(call: Call, context: Context) -> Flow[_Look]:
         names.append(call.fence.name)
     if call.part is not None:
         names.append(call.part.saga.document)
+    ship = keys.MARK if call.thread_id is None else keys.ship_doc(call.thread_id)
+    if context.region.unmerged_since(call.document) is not None:
+        names.append(ship)
     beside = tuple(dict.fromkeys(names))
     thread: int | None = None
     if call.thread_id is None:
@@ -394,7 +407,17 @@ def _look(call: Call, context: Context) -> Flow[_Look]:
         saga = None
         if call.part is not None and call.part.saga.document in docs:
             saga = yield from parsed_saga(docs[call.part.saga.document], context)
-    return _Look(operation, docs, thread, order, saga)
+    shipped = 0 if ship in docs or call.thread_id is None else None
+    return _Look(operation, docs, thread, order, saga, regions.mark_in(docs.get(ship)) or shipped)
+
+
+def _may_have_begun_elsewhere(call: Call, look: _Look, context: Context) -> bool:
+    """Whether the other region's store may have a claim that was not shipped before this store was promoted by force.
+
+    A thread of which nothing was shipped counts as new.
+    """
+    since = context.region.unmerged_since(call.document)
+    return since is not None and look.shipped is not None and look.shipped < since
 
 
 def parsed_saga(doc: Doc, context: Context) -> Flow[Saga]:
@@ -616,12 +639,18 @@ def _new(call: Call, seen: Operation | None, saga: Saga | None) -> Operation:
     )
 
 
-def _claim(call: Call, seen: Operation | None, look: _Look, context: Context) -> Flow[Operation | None]:
-    """Commit a claim; `None` after a conflict."""
+def _claim(
+    call: Call,
+    seen: Operation | None,
+    look: _Look,
+    context: Context,
+    state: Literal["claimed", "unknown"] = "claimed",
+) -> Flow[Operation | None]:
+    """Commit a claim, or note that another one may have been made; `None` after a conflict."""
     beside: list[Write] = [] if call.fence is None else [call.fence.check()]
     beside += [] if look.order is None else [look.order]
     beside += [] if look.saga is None else [Merge(look.saga.document, {}, update_time=look.saga.time)]
-    operation = _new(call, seen, look.saga)
+    operation = _new(call, seen, look.saga).with_state(state)
     if call.thread_id is None or look.thread is None:
         return (yield from _store(seen, operation, context, tuple(beside)))
     name = keys.thread_doc(call.thread_id)

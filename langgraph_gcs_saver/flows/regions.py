@@ -22,24 +22,22 @@ fenced and has shipped that. Until then, `once` does not begin an operation that
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
+from datetime import datetime, timedelta, timezone
 from typing import Literal
 
 from langgraph_gcs_saver.engine.effects import Commit, Docs, Emit, Flow, Gather, GetDocs, On
 from langgraph_gcs_saver.errors import ConflictError, InvalidInputError, StoreError
 from langgraph_gcs_saver.events import RoleChanged
-from langgraph_gcs_saver.flows.context import MAX_TRIES
+from langgraph_gcs_saver.flows.context import MAX_TRIES, Context
+from langgraph_gcs_saver.flows.replication import ship_once
 from langgraph_gcs_saver.flows.transfer import SOURCE, TARGET
 from langgraph_gcs_saver.format import keys, regions
 from langgraph_gcs_saver.format.regions import Role, RoleName
 from langgraph_gcs_saver.records import record
-from langgraph_gcs_saver.results import Failover
+from langgraph_gcs_saver.results import Failover, Shipped
 
 Cause = Literal["replicate", "failover", "forced", "abort"]
-
-ShipAll = Callable[[], Flow[int]]
-"""Ships from the source to the target until the source's outbox is empty; returns how many entries it has shipped."""
 
 _NAMES = (*regions.ROLES, keys.MARK)
 
@@ -107,7 +105,7 @@ def begun(pair: Pair) -> Flow[None]:
     raise _kept_changing(pair)
 
 
-def planned(pair: Pair, ship_all: ShipAll) -> Flow[Failover]:
+def planned(pair: Pair, context: Context) -> Flow[Failover]:
     """Make the target the primary, with everything that the source has acknowledged.
 
     If another process has begun this and crashed, this call continues it.
@@ -117,11 +115,11 @@ def planned(pair: Pair, ship_all: ShipAll) -> Flow[Failover]:
         InvalidInputError: The stores do not replicate to each other.
         GCSSaverError: Something could not be shipped. The source stays fenced: call again, or `taken_back`.
     """
-    shipped = 0
+    shipped = Shipped()
     for _ in range(MAX_TRIES):
         source, target = yield from _replicated(pair)
         if target.outranks(source):
-            return (yield from _merged(pair, ship_all, "failover", shipped))
+            return (yield from _merged(pair, "failover", shipped, context))
         if target.role.is_primary:
             # Both were promoted by force, the source last.
             yield from _changed(target, _overruled(target, source), "failover")
@@ -131,13 +129,13 @@ def planned(pair: Pair, ship_all: ShipAll) -> Flow[Failover]:
             epoch = _next_epoch(source, target)
             if not (yield from _changed(source, _fenced(source, epoch), "failover")):
                 continue
-        shipped += yield from ship_all()
+        shipped += yield from _ship_all(context)
         if (yield from _changed(target, Role(epoch=epoch, name="primary", to=pair.source), "failover")):
-            return (yield from _merged(pair, ship_all, "failover", shipped))
+            return (yield from _merged(pair, "failover", shipped, context))
     raise _kept_changing(pair)
 
 
-def forced(pair: Pair, ship_all: ShipAll) -> Flow[Failover]:
+def forced(pair: Pair, context: Context) -> Flow[Failover]:
     """Make the target the primary without waiting for the source, and fence the source if it can be reached.
 
     If the target is the primary already, this fences the source and merges what it has taken. So call it again when the
@@ -157,14 +155,14 @@ def forced(pair: Pair, ship_all: ShipAll) -> Flow[Failover]:
             break
     else:
         raise _kept_changing(pair)
-    mark = regions.mark_of(target.docs.get(keys.MARK))
+    mark = regions.mark_in(target.docs.get(keys.MARK))
     try:
-        done = yield from _merged(pair, ship_all, "forced", 0)
+        done = yield from _merged(pair, "forced", Shipped(), context)
     except StoreError as error:
         if error.store != SOURCE:
             raise
         done = _result(pair, target, unreached=str(error))
-    return replace(done, mark=mark)
+    return replace(done, mark=None if mark is None else _moment(mark))
 
 
 def taken_back(pair: Pair) -> Flow[Failover]:
@@ -180,8 +178,8 @@ def taken_back(pair: Pair) -> Flow[Failover]:
             return _result(pair, source)
         if target.role.is_primary:
             raise InvalidInputError(
-                f"{pair.target!r} is the primary already, so there is nothing to take back. To make {pair.source!r} the "
-                "primary again, call `failover` in the other direction."
+                f"{pair.target!r} is the primary already, so there is nothing to take back. To make {pair.source!r} "
+                "the primary again, call `failover` in the other direction."
             )
         if source.role.name != "fenced" or (target.role.name == "fenced" and target.role.epoch > source.role.epoch):
             # Only the store that was the primary last has everything that was acknowledged.
@@ -199,7 +197,7 @@ def taken_back(pair: Pair) -> Flow[Failover]:
     raise _kept_changing(pair)
 
 
-def _merged(pair: Pair, ship_all: ShipAll, cause: Cause, shipped: int) -> Flow[Failover]:
+def _merged(pair: Pair, cause: Cause, shipped: Shipped, context: Context) -> Flow[Failover]:
     """Complete a change whose target is the primary: the source takes no writes, and everything of it is shipped."""
     for _ in range(MAX_TRIES):
         source, target = yield from _replicated(pair)
@@ -211,7 +209,7 @@ def _merged(pair: Pair, ship_all: ShipAll, cause: Cause, shipped: int) -> Flow[F
         if source.role.is_primary:
             yield from _changed(source, _overruled(source, target), cause)
             continue
-        shipped += yield from ship_all()
+        shipped += yield from _ship_all(context)
         if source.role.name == "fenced" and not (
             yield from _changed(source, replace(source.role, name="replica"), cause)
         ):
@@ -220,8 +218,24 @@ def _merged(pair: Pair, ship_all: ShipAll, cause: Cause, shipped: int) -> Flow[F
             yield from _changed(target, replace(target.role, unmerged=False), cause)
         ):
             continue
-        return _result(pair, target, shipped=shipped)
+        return _result(pair, target, shipped)
     raise _kept_changing(pair)
+
+
+def _ship_all(context: Context) -> Flow[Shipped]:
+    """Ship everything that the source, which takes no more writes, has in its outbox.
+
+    Raises:
+        GCSSaverError: A thread cannot be shipped.
+    """
+    total = Shipped()
+    while True:
+        done = yield from ship_once(context=context)
+        total += done
+        if done.unshipped:
+            raise done.unshipped[0].error
+        if done.is_all:
+            return total
 
 
 def _fenced(source: _Store, epoch: int) -> Role:
@@ -237,15 +251,20 @@ def _overruled(store: _Store, other: _Store) -> Role:
     return replace(store.role, epoch=other.role.epoch, name="replica", unmerged=False)
 
 
-def _result(pair: Pair, primary: _Store, *, shipped: int = 0, unreached: str = "") -> Failover:
+def _result(pair: Pair, primary: _Store, shipped: Shipped | None = None, *, unreached: str = "") -> Failover:
     return Failover(
         source=pair.source,
         target=pair.target,
         primary=primary.uri,
         epoch=primary.role.epoch,
-        shipped=shipped,
+        shipped=shipped or Shipped(),
         unreached=unreached,
     )
+
+
+def _moment(nanoseconds: int) -> datetime:
+    """A time of the service, rounded down."""
+    return datetime.fromtimestamp(0, timezone.utc) + timedelta(microseconds=nanoseconds // 1000)
 
 
 def _next_epoch(source: _Store, target: _Store) -> int:
@@ -290,12 +309,11 @@ def _seen(name: str, pair: Pair, docs: Docs) -> _Store | None:
     uri, partner = (pair.source, pair.target) if name == SOURCE else (pair.target, pair.source)
     if not any(one in docs for one in regions.ROLES):
         return None
-    found = None
-    for one in regions.ROLES:
-        role = regions.role_of(docs[one]) if one in docs else None
-        if role is None or found not in (None, role):
-            raise regions.damaged_role(one)
-        found = role
+    roles = {one: regions.role_of(docs[one]) if one in docs else None for one in regions.ROLES}
+    found = next(filter(None, roles.values()))
+    wrong = [one for one, role in roles.items() if role != found]
+    if wrong:
+        raise regions.damaged_role(wrong[0])
     if found.to != partner:
         raise InvalidInputError(
             f"{uri!r} is replicated with {found.to!r}, not with {partner!r}. Nothing was changed. Name that store."

@@ -29,6 +29,7 @@ from langgraph_gcs_saver.format.regions import (
     Role,
     changes,
     damaged_role,
+    digits_of,
     digits_of_blob,
     role_of,
 )
@@ -66,6 +67,20 @@ class Region:
         if not self.is_known:
             self.is_replicated = FIRST_ROLE in docs
             self.is_known = True
+
+    def unmerged_since(self, name: str) -> int | None:
+        """When the store was promoted by force, if it may lack what the other store had not shipped before.
+
+        Args:
+            name: The document in question.
+
+        Returns:
+            By the service's clock, as far as the process knows; `None` if it knows of no such promotion.
+        """
+        if not self.roles:
+            return None
+        time, role = self.roles[digits_of(name)]
+        return time if role.unmerged else None
 
     @property
     def is_plain(self) -> bool:

@@ -40,6 +40,8 @@ ROLES = tuple(keys.role_doc(digits) for digits in DIGITS)
 FIRST_ROLE = ROLES[0]
 """Name of the document that exists if, and only if, the store has a role."""
 
+_UNMERGED = "unmerged"
+
 _DELETION = ("deleting", "copying")
 """Fields of a thread's document that announce a deletion or a copy. A replica refuses them before anything else."""
 
@@ -59,11 +61,13 @@ class Role:
         epoch: Counts the changes of the roles of both stores. Each change uses a greater number than both stores have.
         name: What the store is.
         to: The connection string of the other store, in its canonical form.
+        unmerged: Whether the store was promoted by force, and may lack what the other store had not shipped.
     """
 
     epoch: int
     name: RoleName
     to: str
+    unmerged: bool = False
 
     @property
     def is_primary(self) -> bool:
@@ -73,7 +77,7 @@ class Role:
     @property
     def fields(self) -> dict[str, Any]:
         """The fields of each of its documents."""
-        return {"epoch": self.epoch, "role": self.name, "to": self.to}
+        return {"epoch": self.epoch, "role": self.name, "to": self.to} | ({_UNMERGED: True} if self.unmerged else {})
 
     def writes(self, seen: Mapping[str, Doc]) -> tuple[Write, ...]:
         """The writes of one commit that give the store this role, if no role has changed since they were read.
@@ -81,9 +85,9 @@ class Role:
         Args:
             seen: The documents of the role that exist, by name, as `GetDocs(ROLES)` returned them.
         """
+        fields, gone = self.fields, () if self.unmerged else (_UNMERGED,)
         return tuple(
-            Merge(name, self.fields, update_time=seen[name].update_time) if name in seen else Create(name, self.fields)
-            for name in ROLES
+            Merge(name, fields, gone, seen[name].update_time) if name in seen else Create(name, fields) for name in ROLES
         )
 
 
@@ -96,7 +100,7 @@ def role_of(doc: Doc) -> Role:
     epoch, name, to = (doc.fields.get(key) for key in ("epoch", "role", "to"))
     if type(epoch) is not int or name not in get_args(RoleName) or not isinstance(to, str):
         raise damaged_role(doc.name)
-    return Role(epoch, cast("RoleName", name), to)
+    return Role(epoch, cast("RoleName", name), to, doc.fields.get(_UNMERGED) is True)
 
 
 def damaged_role(name: str) -> DamageError:
@@ -106,6 +110,15 @@ def damaged_role(name: str) -> DamageError:
         "stores is the primary (`langgraph-gcs replication status`), and restore the document from one of the other "
         "255, which are equal."
     )
+
+
+def mark_in(doc: Doc | None) -> int | None:
+    """The time in `lg_region/mark`, or in a thread's `lg_ship/ship`; `None` if there is none.
+
+    What the other store had before this time, by its own clock, is in this store.
+    """
+    mark = None if doc is None else doc.fields.get("mark")
+    return mark if isinstance(mark, int) else None
 
 
 @record(frozen=True, slots=True)
