@@ -775,6 +775,7 @@ class Failover:
         primary: The one of the two that is the primary now.
         epoch: The number of the change. Each change has a greater one.
         shipped: How many changes this call has shipped from the source to the target.
+        forks: Forks that have come about because both stores were written to.
         mark: After a forced failover, everything that the source had acknowledged before this time is in the target, by
             the clock of the source's service. `None` after any other call, or if nothing has been shipped yet.
         unreached: Why the source was not fenced, if a forced failover could not reach it; otherwise empty. Until a
@@ -786,6 +787,7 @@ class Failover:
     primary: str
     epoch: int
     shipped: int = 0
+    forks: tuple[ForkFound, ...] = ()
     mark: datetime | None = None
     unreached: str = ""
 
@@ -793,6 +795,7 @@ class Failover:
         lines = [f"The primary is {self.primary} (epoch {self.epoch})."]
         if self.shipped:
             lines.append(f"Shipped to it: {_counted(self.shipped, 'change')}.")
+        lines += [f"Both stores have continued {one}" for one in self.forks]
         if self.mark is not None:
             lines.append(f"Nothing that was acknowledged before {self.mark.isoformat()} is missing there.")
         if self.unreached:

@@ -232,8 +232,8 @@ def _ship_all(context: Context) -> Flow[Shipped]:
     while True:
         done = yield from ship_once(context=context)
         total += done
-        if done.unshipped:
-            raise done.unshipped[0].error
+        if done.failures:
+            raise done.failures[0].error
         if done.is_all:
             return total
 
@@ -257,7 +257,8 @@ def _result(pair: Pair, primary: _Store, shipped: Shipped | None = None, *, unre
         target=pair.target,
         primary=primary.uri,
         epoch=primary.role.epoch,
-        shipped=shipped or Shipped(),
+        shipped=0 if shipped is None else shipped.entries,
+        forks=() if shipped is None else shipped.forks,
         unreached=unreached,
     )
 
