@@ -102,6 +102,11 @@ class Options:
             analytics, and fields of recovery records. A checkpoint's metadata has what the run's config has under
             `metadata` and `configurable`. Name few, and only those with few values: after 50 values of a name, further
             ones are *other*. At most 10 names.
+        replica: The connection string of the store that `langgraph-gcs replicate` has made this store's replica. The
+            saver ships what it has stored there, in the background, and `close` waits for it for 3 seconds at most.
+            What is left then, or when the process crashes, is shipped by `langgraph-gcs replicate --follow`. The first
+            call that stores something raises `InvalidOptionError` if this store has another replica, or none. The
+            replica gets the saver's credentials and `cipher`.
         timeout: Seconds until a call to a service that does not answer raises `StoreUnavailableError`.
         max_threads: Threads, and connections to Cloud Storage, of one saver.
         on_event: Called with every `langgraph_gcs_saver.events.Event`; `saver.subscribe` adds further handlers.
@@ -127,6 +132,7 @@ class Options:
     stop_on: Policy | None = None
     objective: RTO | None = None
     labels: Collection[str] = ()
+    replica: str | None = None
     timeout: float = 30.0
     max_threads: int = 16
     on_event: EventHandler | Sink | None = None
@@ -179,6 +185,8 @@ class Options:
             raise InvalidOptionError(
                 f"stop_on is {self.stop_on!r}; it must be a policy that only stops, such as cadence.Signal(SIGTERM)."
             )
+        if self.replica is not None and not isinstance(self.replica, str):
+            raise InvalidOptionError(f"replica is {self.replica!r}; it must be a connection string, or None.")
         timeout = self.timeout
         if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not 0 < timeout < math.inf:
             raise InvalidOptionError(f"timeout is {timeout!r}; it must be a positive number of seconds.")

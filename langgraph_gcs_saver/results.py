@@ -1371,6 +1371,16 @@ class Shipped:
     forks: tuple[ForkFound, ...] = ()
     failures: tuple[Unshipped, ...] = ()
 
+    def __str__(self) -> str:
+        what = f"{_counted(self.documents, 'document')} of {_counted(self.threads, 'thread')}, {self.bytes:,} bytes"
+        lines = [f"Shipped {what}." if self.documents else "There was nothing to ship."]
+        lines += [
+            f"Thread {fork.thread_id!r} forks: {fork.sibling_id} and {fork.checkpoint_id} continue {fork.parent_id}."
+            for fork in self.forks
+        ]
+        lines += [f"Not shipped: thread {one.thread_id!r}: {one.error}" for one in self.failures]
+        return "\n".join(lines)
+
     def __add__(self, other: Shipped) -> Shipped:
         return Shipped(
             threads=self.threads + other.threads,
@@ -1401,3 +1411,54 @@ class Reconciled:
     bytes: int = 0
     extra: tuple[str, ...] = ()
     forks: tuple[ForkFound, ...] = ()
+
+
+@record(frozen=True, slots=True, kw_only=True)
+class ReplicationStatus:
+    """How far a replication is.
+
+    Attributes:
+        source: The connection string of the store whose changes are shipped.
+        target: The connection string of the other one.
+        source_role: The source's role: `primary`, `replica`, `fenced` or `none`.
+        target_role: The target's role.
+        epoch: The number of the last change of the roles; 0 if there was none.
+        mark: Everything that the source had stored before this time is in the target: seconds since the epoch, by the
+            source's clock. `None` if no pass over the outbox has ended yet.
+        lag: Seconds since the mark, by the source's clock.
+        entries: Entries that the source's outbox has, 1,000 at most.
+        is_more: Whether it has more of them.
+        oldest: Seconds since the oldest of these entries was stored; `None` if there are none.
+    """
+
+    source: str
+    target: str
+    source_role: str
+    target_role: str
+    epoch: int
+    mark: float | None
+    lag: float | None
+    entries: int
+    is_more: bool
+    oldest: float | None
+
+    @property
+    def is_replicating(self) -> bool:
+        """Whether the source is the primary, and the target its replica."""
+        return (self.source_role, self.target_role) == ("primary", "replica")
+
+    def __str__(self) -> str:
+        lines = [
+            f"{self.source}: {self.source_role}",
+            f"{self.target}: {self.target_role}",
+            f"Epoch {self.epoch}",
+        ]
+        if self.mark is None:
+            lines.append("There is no mark: nothing was replicated completely yet.")
+        else:
+            at = datetime.fromtimestamp(self.mark, timezone.utc).isoformat(timespec="milliseconds")
+            lines.append(f"The replica has everything until {at}, and is {self.lag:.1f} s behind.")
+        count = f"more than {self.entries:,}" if self.is_more else f"{self.entries:,}"
+        age = "" if self.oldest is None else f" The oldest is {self.oldest:.1f} s old."
+        lines.append(f"Entries in the outbox: {count}.{age}")
+        return "\n".join(lines)

@@ -214,9 +214,7 @@ def _merged(pair: Pair, cause: Cause, shipped: Shipped, context: Context) -> Flo
             yield from _changed(source, replace(source.role, name="replica"), cause)
         ):
             continue
-        if target.role.unmerged and not (
-            yield from _changed(target, replace(target.role, unmerged=False), cause)
-        ):
+        if target.role.unmerged and not (yield from _changed(target, replace(target.role, unmerged=False), cause)):
             continue
         return _result(pair, target, shipped)
     raise _kept_changing(pair)

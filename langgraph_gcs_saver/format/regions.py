@@ -87,7 +87,8 @@ class Role:
         """
         fields, gone = self.fields, () if self.unmerged else (_UNMERGED,)
         return tuple(
-            Merge(name, fields, gone, seen[name].update_time) if name in seen else Create(name, fields) for name in ROLES
+            Merge(name, fields, gone, seen[name].update_time) if name in seen else Create(name, fields)
+            for name in ROLES
         )
 
 

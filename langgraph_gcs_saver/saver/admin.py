@@ -9,6 +9,7 @@ LangGraph. So a command that lists, moves or deletes threads starts in a fractio
 from __future__ import annotations
 
 import logging
+import math
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -55,10 +56,13 @@ if TYPE_CHECKING:
         OperationInfo,
         PrunePlan,
         RebindPlan,
+        Reconciled,
         RecoveryRecord,
         RepairPlan,
+        ReplicationStatus,
         RunPlan,
         SagaInfo,
+        Shipped,
         StoreStats,
         TeamInfo,
         ThreadInfo,
@@ -66,6 +70,7 @@ if TYPE_CHECKING:
         Training,
         Transfer,
     )
+    from langgraph_gcs_saver.saver.replicas import Following, Replicas
     from langgraph_gcs_saver.saver.team import TeamSets
     from langgraph_gcs_saver.saver.watch import Watch
     from langgraph_gcs_saver.stores.archive import Archive
@@ -1286,6 +1291,111 @@ class Admin(Connection):
         """Asynchronous twin of `rebind`."""
         binding = flows.rebind.rebind(force=force, dry_run=dry_run, loads=self._loads, context=self._context)
         return await arun(binding, self._backend, unchecked=True)
+
+    # Replication
+
+    def replicate(self, target: Connection) -> Shipped:
+        """Make another store the replica of this one, and ship everything that it lacks.
+
+        The target becomes a replica first, and takes no writes. Then this store becomes the primary, and each commit
+        adds to its outbox what has changed. Restart the writers after the first call, because a process that knows that
+        the store has no replica adds nothing. Then call `reconcile`, which ships what they have stored meanwhile.
+
+        You can repeat the call: it continues one that crashed, and ships what the outbox has.
+
+        Args:
+            target: A saver, or an `Admin`, of the store that becomes the replica. It must be empty, unless it is this
+                store's replica already. With a cipher, both have the same key.
+
+        Returns:
+            What was shipped, and the threads that could not be shipped.
+
+        Raises:
+            InvalidInputError: The target has threads that were not replicated, one of the stores is replicated with
+                another one, this store is not the primary of the two, or they are the same.
+            ConflictError: Other processes kept changing the roles.
+            WrongKeyError: Something is encrypted with another key, or the saver has no key.
+        """
+        pair = self._replicas(target)
+        return pair.reported(run(pair.begin(), pair.stores))
+
+    async def areplicate(self, target: Connection) -> Shipped:
+        """Asynchronous twin of `replicate`."""
+        pair = self._replicas(target)
+        return pair.reported(await arun(pair.begin(), pair.stores))
+
+    def follow(self, target: Connection, *, every: float = 1.0) -> Following:
+        """Ship what the outbox has, again and again. It works while you iterate, and does not end by itself.
+
+            for shipped in saver.admin.follow(replica):
+                print(shipped)
+
+        Call `replicate` first. Any number of processes may follow at the same time. `Replicated` events say how far the
+        replica is behind. If a store does not answer, it waits, and reports that by `ReplicationFailed` events.
+
+        Args:
+            target: A saver, or an `Admin`, of the replica.
+            every: Seconds between two looks, above 0. After a look that failed, it waits longer, up to a minute.
+
+        Returns:
+            What each look has shipped, for `for` and `async for`.
+
+        Raises:
+            InvalidInputError: `every` is not a positive number, or the two stores are the same.
+            StoreError: A service rejected a request. The iteration raises this.
+        """
+        from langgraph_gcs_saver.saver.replicas import Following  # noqa: PLC0415 - few processes need it
+
+        if isinstance(every, bool) or not isinstance(every, (int, float)) or not 0 < every < math.inf:
+            raise InvalidInputError(f"every is {every!r}; it must be a positive number of seconds.")
+        return Following(self._replicas(target), every)
+
+    def reconcile(self, target: Connection, thread_id: str | None = None) -> Each[Reconciled]:
+        """Ship what a replica lacks, or has in another version, whatever the outbox says.
+
+        Each thread of this store is compared with the replica. So this ships what was stored while no outbox was
+        written, and heals what was damaged in the replica. It deletes nothing there.
+
+        Args:
+            target: A saver, or an `Admin`, of the replica.
+            thread_id: The thread; all threads of the store if not given.
+
+        Returns:
+            What was shipped of each thread, while you iterate, with `for` or `async for`.
+
+        Raises:
+            InvalidInputError: The two stores are the same. The errors below are raised by the iteration.
+            NotPrimaryError: This store is not the primary of the two.
+            CheckpointCorruptError: A checkpoint is damaged: repair it first.
+            ConflictError: Others changed a thread in every try.
+            WrongKeyError: Something is encrypted with another key, or the saver has no key.
+        """
+        pair = self._replicas(target)
+        return Each(partial(pair.reconcile, None if thread_id is None else str(thread_id)), pair.stores)
+
+    def replication(self, target: Connection) -> ReplicationStatus:
+        """How far the replication to another store is: the roles of both, the mark, and what the outbox has.
+
+        Args:
+            target: A saver, or an `Admin`, of the other store.
+
+        Raises:
+            DamageError: The document of a role is damaged.
+            InvalidInputError: The two stores are the same.
+            StoreError: A service rejected a request, or did not answer before the deadline.
+        """
+        pair = self._replicas(target)
+        return run(pair.status(), pair.stores)
+
+    async def areplication(self, target: Connection) -> ReplicationStatus:
+        """Asynchronous twin of `replication`."""
+        pair = self._replicas(target)
+        return await arun(pair.status(), pair.stores)
+
+    def _replicas(self, target: Connection) -> Replicas:
+        from langgraph_gcs_saver.saver.replicas import Replicas  # noqa: PLC0415 - few processes need it
+
+        return Replicas(self, target)
 
     # Teams
 

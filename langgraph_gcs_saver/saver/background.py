@@ -38,11 +38,13 @@ class Kind:
         most: Most jobs that may wait.
         wait: Seconds that `close` waits for the job under way, after it has dropped the jobs that have not begun. If
             `None`, `close` waits until all jobs are done.
+        finishes: Whether the jobs that have not begun are done too, if `wait` is a number.
     """
 
     name: str
     most: int
     wait: float | None = None
+    finishes: bool = False
 
 
 class Background:
@@ -118,7 +120,7 @@ class Background:
         self._is_closed = True
         for queue in process.queues.values():
             queue.timers.clear()
-            if queue.kind.wait is not None:
+            if queue.kind.wait is not None and not queue.kind.finishes:
                 queue.jobs.clear()
 
 

@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from langgraph_gcs_saver.policy.retention import Retention, Strategy
     from langgraph_gcs_saver.results import ThreadStatus
     from langgraph_gcs_saver.saver.each import Each
+    from langgraph_gcs_saver.saver.shipper import Shipper
     from langgraph_gcs_saver.saver.team import Team
     from langgraph_gcs_saver.saver.worker import Recoveries
 
@@ -98,12 +99,12 @@ class GCSSaver(Connection, BaseCheckpointSaver[str]):
         options: See `langgraph_gcs_saver.options.Options`: `incremental`, `full_every`, `zstd_level`, `dictionary`,
             `cache_max_bytes`, `inline_max_bytes`, `cipher`, `accept_clear`, `clear_metadata`, `verify`,
             `on_corruption`, `max_value_bytes`, `retention`, `ttl`, `writers`, `stop_on`, `objective`, `labels`,
-            `timeout`, `max_threads`, `on_event`, `interceptors`.
+            `replica`, `timeout`, `max_threads`, `on_event`, `interceptors`.
 
     Raises:
         InvalidURIError: The bucket, prefix or root is not a legal name. Pass a connection string to `from_conn_string`.
         InvalidInputError: `stop_on` waits for a signal, and this is not the main thread. Or the other options do not
-            allow to meet `objective`.
+            allow to meet `objective`. Or `replica` names this very store.
         InvalidOptionError: An option is unknown or outside its range, a client is for another project or database, or
             nothing names a project.
         PermissionDeniedError: There are no credentials.
@@ -138,6 +139,7 @@ class GCSSaver(Connection, BaseCheckpointSaver[str]):
             **options,
         )
         self._background = Background()
+        self._shipper: Shipper | None = None
         self._leases = Leases(
             self._contexts,
             self._backend,
@@ -150,25 +152,34 @@ class GCSSaver(Connection, BaseCheckpointSaver[str]):
         self._recovered = Recovered(self._contexts, self._behind, self._background, self._leases, self._labels)
         self._retention = self._options.rule
         self._controls = Controls(self._options.stop_on)
+        if self._options.replica is not None:
+            from langgraph_gcs_saver.saver.shipper import Shipper  # noqa: PLC0415 - most stores have no replica
+
+            self._shipper = Shipper(self, self._options.replica, credentials, self._background)
         self._call = partial(Call, self._subscribers, self._labels)
 
     def close(self) -> None:
         """Release connections and threads. Idempotent; later calls of other methods raise `SaverClosedError`.
 
-        It waits until pending pruning by `retention` is done.
+        It waits until pending pruning by `retention` is done. It waits 3 seconds at most for what is being shipped to
+        the `replica`.
         """
         self._controls.close()
         self._background.close()
         super().close()
+        if self._shipper is not None:
+            self._shipper.close()
 
     async def aclose(self) -> None:
         """Release connections and threads, those of the running event loop included. Idempotent.
 
-        It waits until pending pruning by `retention` is done.
+        It waits as `close` does.
         """
         self._controls.close()
         await asyncio.to_thread(self._background.close)
         await super().aclose()
+        if self._shipper is not None:
+            await self._shipper.aclose()
 
     @property
     def admin(self) -> Admin:

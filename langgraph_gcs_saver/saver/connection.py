@@ -100,7 +100,7 @@ class Connection:
             restores.check(chosen.objective, chosen)
         self._subscribers = Subscribers()
         self._labels = Labels(chosen.labels)
-        self._address: Address | None = None
+        self._address: Address | None = None if stores is None else getattr(stores[0], "address", None)
         place: Place | None = None
         if stores is None:
             if bucket is None:
@@ -169,9 +169,7 @@ class Connection:
                 LocalDocuments(address.path, timeout=chosen.timeout),
                 LocalBlobs(address.path, timeout=chosen.timeout),
             )
-            made = cls(stores=stores, **options)
-            made._address = address
-            return made
+            return cls(stores=stores, **options)
         return cls(
             address.bucket,
             prefix=address.prefix,
@@ -325,7 +323,7 @@ class Connection:
 
     @property
     def _uri(self) -> str | None:
-        """The connection string of the store in its canonical form; `None` if its stores were passed as objects."""
+        """The connection string of the store in its canonical form; `None` for stores in memory, or of your own."""
         return None if self._address is None else canonical(self._address)
 
     @property

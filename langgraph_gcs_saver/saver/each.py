@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from langgraph_gcs_saver.engine.runner import Backend, arun, run
+from langgraph_gcs_saver.engine.runner import Performer, arun, run
 
 if TYPE_CHECKING:
     from langgraph_gcs_saver.flows.all_threads import Pages
@@ -20,7 +20,7 @@ class Each(Generic[T]):
     twice.
     """
 
-    def __init__(self, begin: Callable[[], Pages[T]], backend: Backend) -> None:
+    def __init__(self, begin: Callable[[], Pages[T]], backend: Performer) -> None:
         self._begin = begin
         self._backend = backend
 

@@ -49,6 +49,7 @@ from weakref import WeakSet
 
 import google_crc32c
 
+from langgraph_gcs_saver.address import LocalAddress
 from langgraph_gcs_saver.engine import files, limits
 from langgraph_gcs_saver.engine.effects import (
     BlobInfo,
@@ -264,6 +265,11 @@ class LocalDocuments:
         self._torn = False
         self._reset()
         _at_fork.add(self)
+
+    @property
+    def address(self) -> LocalAddress:
+        """Where the store is."""
+        return LocalAddress(self._directory)
 
     def _reset(self) -> None:
         self._threads = Pool("langgraph-gcs-saver-local", MAX_THREADS)

@@ -1,0 +1,102 @@
+"""How a replication begins, and how far it is. `flows.replication` ships.
+
+One store is `flows.transfer.SOURCE`. The other one is the flow's home, as in a transfer.
+"""
+
+from __future__ import annotations
+
+from langgraph_gcs_saver.engine.effects import Flow, Gather, GetDocs, On, QueryDocs
+from langgraph_gcs_saver.errors import InvalidInputError
+from langgraph_gcs_saver.flows import regions, replication
+from langgraph_gcs_saver.flows.regions import Pair
+from langgraph_gcs_saver.flows.roles import require_primary
+from langgraph_gcs_saver.flows.transfer import SOURCE
+from langgraph_gcs_saver.format import keys
+from langgraph_gcs_saver.format.regions import FIRST_ROLE, ROLES, Role, role_of
+from langgraph_gcs_saver.results import ReplicationStatus
+
+MOST_ENTRIES = 1000
+"""Entries of the outbox that a look at the status counts."""
+
+_TIMED = (FIRST_ROLE, ROLES[1])
+"""Two documents, because a read of a single one does not say its time."""
+
+
+def begin(pair: Pair) -> Flow[bool]:
+    """Give both stores their roles, unless they have them. Returns whether the target may lack what is older than that.
+
+    Raises:
+        ConflictError: Other processes kept changing the roles.
+        InvalidInputError: A store has another partner, the source is not the primary, or the target has threads that
+            were not replicated to it. Nothing was changed.
+    """
+    docs, threads = yield from Gather((GetDocs((FIRST_ROLE,)), QueryDocs(keys.THREADS, limit=1, mask=())))
+    if FIRST_ROLE not in docs and threads:
+        raise InvalidInputError(
+            f"{pair.target!r} has threads, and is no replica, so it may be in use. Nothing was changed. Replicate to "
+            "an empty store: choose another bucket, prefix, root or database."
+        )
+    yield from regions.begun(pair)
+    return (yield from replication.mark()) is None
+
+
+def check_primary(pair: Pair) -> Flow[None]:
+    """Check that the source is the primary of the two.
+
+    Raises:
+        InvalidInputError: It is not replicated to the target.
+        NotPrimaryError: It is not the primary.
+    """
+    docs = yield from On(SOURCE, GetDocs((FIRST_ROLE,)))
+    role = role_of(docs[FIRST_ROLE]) if FIRST_ROLE in docs else None
+    if role is None or role.to != pair.target:
+        raise InvalidInputError(
+            f"{pair.source!r} is not replicated to {pair.target!r}. Nothing was changed. Call `replicate` first "
+            "(`langgraph-gcs replicate`)."
+        )
+    require_primary(role)
+
+
+def lag() -> Flow[float | None]:
+    """Seconds from the replica's mark until now, by the source's clock; `None` without a mark."""
+    found = yield from replication.mark()
+    now = (yield from On(SOURCE, GetDocs(_TIMED))).read_time
+    return _seconds(found, now)
+
+
+def status(pair: Pair) -> Flow[ReplicationStatus]:
+    """How far a replication is.
+
+    Raises:
+        DamageError: A role is damaged.
+    """
+    here, there, found = yield from Gather(
+        (
+            On(SOURCE, GetDocs(_TIMED)),
+            GetDocs(_TIMED),
+            On(SOURCE, QueryDocs(keys.OUTBOX, limit=MOST_ENTRIES + 1, mask=())),
+        )
+    )
+    ours, theirs = (role_of(docs[FIRST_ROLE]) if FIRST_ROLE in docs else None for docs in (here, there))
+    mark = yield from replication.mark()
+    oldest = min((doc.update_time for doc in found), default=None)
+    return ReplicationStatus(
+        source=pair.source,
+        target=pair.target,
+        source_role=_name(ours),
+        target_role=_name(theirs),
+        epoch=max((role.epoch for role in (ours, theirs) if role is not None), default=0),
+        mark=None if mark is None else mark / 1e9,
+        lag=_seconds(mark, here.read_time),
+        entries=min(len(found), MOST_ENTRIES),
+        is_more=len(found) > MOST_ENTRIES,
+        oldest=_seconds(oldest, here.read_time),
+    )
+
+
+def _seconds(since: int | None, now: int) -> float | None:
+    return None if since is None else max(0.0, (now - since) / 1e9)
+
+
+def _name(role: Role | None) -> str:
+    return "none" if role is None else role.name

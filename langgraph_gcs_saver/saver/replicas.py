@@ -1,0 +1,268 @@
+"""Two stores that replicate each other: what ships the changes of one to the other, and looks at how far it is."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from langgraph_gcs_saver.address import Address, GoogleAddress, canonical
+from langgraph_gcs_saver.engine.named_stores import NamedStores
+from langgraph_gcs_saver.engine.runner import arun, run
+from langgraph_gcs_saver.errors import GCSSaverError, InvalidInputError, StoreUnavailableError
+from langgraph_gcs_saver.events import ForkMerged, Replicated, ReplicationFailed
+from langgraph_gcs_saver.flows import replicas, replication
+from langgraph_gcs_saver.flows.regions import Pair
+from langgraph_gcs_saver.flows.transfer import SOURCE, TARGET
+from langgraph_gcs_saver.results import Shipped
+
+if TYPE_CHECKING:
+    from langgraph_gcs_saver.engine.effects import Flow
+    from langgraph_gcs_saver.events import Subscribers
+    from langgraph_gcs_saver.flows.all_threads import Pages
+    from langgraph_gcs_saver.flows.context import Context
+    from langgraph_gcs_saver.results import ForkFound, Reconciled, ReplicationStatus
+    from langgraph_gcs_saver.saver.connection import Connection
+
+LONGEST_PAUSE = 60.0
+"""Most seconds between two looks of a follower, after looks that failed."""
+
+
+class Replicas:
+    """Two open stores, the second of which is the replica of the first, or becomes it.
+
+    Args:
+        source: The store whose changes are shipped. Its subscribers get the events.
+        target: The store that gets them.
+
+    Attributes:
+        pair: What the two stores call each other.
+
+    Raises:
+        InvalidInputError: They are the same store, share documents or objects, or one has no connection string.
+    """
+
+    def __init__(self, source: Connection, target: Connection) -> None:
+        self._source, self._target = source, target
+        here, there = _address_of(source), _address_of(target)
+        check_apart(here, there)
+        self.pair = Pair(source=canonical(here), target=canonical(there))
+
+    @property
+    def stores(self) -> NamedStores:
+        """The stores, for flows whose commits neither require a role nor add entries to the outbox."""
+        # Made for each call, because interceptors may have been added since the last one.
+        source, target = self._source._as_shipper, self._target._as_shipper  # noqa: SLF001 - a part of both
+        return NamedStores({SOURCE: source, TARGET: target}, home=TARGET)
+
+    @property
+    def context(self) -> Context:
+        """The context of flows that ship."""
+        return self._target._context  # noqa: SLF001 - as above
+
+    @property
+    def subscribers(self) -> Subscribers:
+        """Get the events."""
+        return self._source._subscribers  # noqa: SLF001 - as above
+
+    def begin(self) -> Flow[Shipped]:
+        """Give both stores their roles, and ship what the target lacks. A call continues one that crashed.
+
+        Without a mark, no pass over the outbox has ended, so the target may lack what is older than the replication.
+        """
+        is_new = yield from replicas.begin(self.pair)
+        for one in (self._source, self._target):
+            one._context.region.is_known = False  # noqa: SLF001 - what this process knows is outdated
+        total = (yield from self._reconciled()) if is_new else Shipped()
+        is_all = False
+        while not is_all:
+            shipped = yield from replication.ship_once(context=self.context)
+            total, is_all = total + shipped, shipped.is_all
+        return replace(total, is_all=True, mark=shipped.mark)
+
+    def _reconciled(self) -> Flow[Shipped]:
+        total, next_page = Shipped(), self.reconcile(None)
+        while (page := (yield from next_page())) is not None:
+            for one in page:
+                total += Shipped(
+                    threads=1 if one.documents else 0, documents=one.documents, bytes=one.bytes, forks=one.forks
+                )
+        return total
+
+    def status(self) -> Flow[ReplicationStatus]:
+        """How far the replication is."""
+        return replicas.status(self.pair)
+
+    def reconcile(self, thread_id: str | None) -> Pages[Reconciled]:
+        """Pages of what is shipped of one thread, or of all, whatever the outbox says."""
+        pages = replication.reconcile_all(context=self.context) if thread_id is None else self._one(thread_id)
+        is_checked = False
+
+        def page() -> Flow[Sequence[Reconciled] | None]:
+            nonlocal is_checked
+            if not is_checked:
+                yield from replicas.check_primary(self.pair)
+                is_checked = True
+            return (yield from pages())
+
+        return page
+
+    def _one(self, thread_id: str) -> Pages[Reconciled]:
+        left = [thread_id]
+
+        def page() -> Flow[Sequence[Reconciled] | None]:
+            return [(yield from replication.reconcile(left.pop(), context=self.context))] if left else None
+
+        return page
+
+    def look(self) -> Flow[tuple[Shipped, float | None]]:
+        """Ship what the outbox has now. Returns what was shipped, and by how many seconds the replica is behind."""
+        shipped = yield from replication.ship_once(context=self.context)
+        return shipped, (yield from replicas.lag())
+
+    def report(self, shipped: Shipped, seconds: float, behind: float | None) -> None:
+        """Report what was shipped, and what was not."""
+        self.subscribers.emit(
+            Replicated(
+                entries=shipped.entries,
+                threads=shipped.threads,
+                bytes=shipped.bytes,
+                lag=behind,
+                seconds=seconds,
+            )
+        )
+        self.report_forks(shipped.forks)
+        for failure in shipped.failures:
+            self.report_failure(failure.error, failure.thread_id, behind)
+
+    def reported(self, shipped: Shipped) -> Shipped:
+        """What was shipped at the beginning, after what a person has to know was reported."""
+        self.report_forks(shipped.forks)
+        for failure in shipped.failures:
+            self.report_failure(failure.error, failure.thread_id, None)
+        return shipped
+
+    def report_forks(self, forks: Iterable[ForkFound]) -> None:
+        """Report forks that have come about because both stores were written to."""
+        for fork in forks:
+            self.subscribers.emit(
+                ForkMerged(
+                    thread_id=fork.thread_id,
+                    checkpoint_ns=fork.checkpoint_ns,
+                    checkpoint_id=fork.checkpoint_id,
+                    parent_id=fork.parent_id,
+                    sibling_id=fork.sibling_id,
+                )
+            )
+
+    def report_failure(self, error: Exception, thread_id: str, behind: float | None) -> None:
+        """Report that changes were not shipped."""
+        kind, message = (error.kind, str(error)) if isinstance(error, GCSSaverError) else ("", "")
+        self.subscribers.emit(
+            ReplicationFailed(thread_id=thread_id, lag=behind, error=type(error).__name__, kind=kind, message=message)
+        )
+
+
+class Following:
+    """Looks at an outbox, one after another: iterate with `for`, or in a coroutine with `async for`.
+
+    Each look ships what the outbox has, and yields what it has shipped. It does not end by itself.
+    """
+
+    def __init__(self, pair: Replicas, every: float) -> None:
+        self._pair = pair
+        self._every = every
+
+    def __iter__(self) -> Iterator[Shipped]:
+        pace = _Pace(self._pair, self._every)
+        while True:
+            with pace.looking():
+                yield pace.seen(*run(self._pair.look(), self._pair.stores))
+            time.sleep(pace.seconds)
+
+    async def __aiter__(self) -> AsyncIterator[Shipped]:
+        pace = _Pace(self._pair, self._every)
+        while True:
+            with pace.looking():
+                yield pace.seen(*await arun(self._pair.look(), self._pair.stores))
+            await asyncio.sleep(pace.seconds)
+
+
+class _Pace:
+    """How long a follower waits between two looks.
+
+    Attributes:
+        seconds: Seconds until the next look: 0 if the outbox has more, and longer after each look that failed.
+    """
+
+    def __init__(self, pair: Replicas, every: float) -> None:
+        self._pair = pair
+        self._every = every
+        self._began = self._since = time.monotonic()  # clock: only reported
+        self.seconds = every
+
+    @contextmanager
+    def looking(self) -> Iterator[None]:
+        """The block of a look. A store that does not answer only delays the next one."""
+        self._began = time.monotonic()  # clock: only reported
+        try:
+            yield
+        except StoreUnavailableError as error:
+            self._slow_down()
+            self._pair.report_failure(error, "", time.monotonic() - self._since)  # clock: only reported
+
+    def seen(self, shipped: Shipped, behind: float | None) -> Shipped:
+        """Report what a look has shipped, and return it."""
+        now = time.monotonic()  # clock: only reported
+        self._pair.report(shipped, now - self._began, behind)
+        if shipped.failures:
+            self._slow_down()
+        else:
+            self.seconds = self._every if shipped.is_all else 0.0
+        if behind is not None:
+            self._since = now - behind
+        return shipped
+
+    def _slow_down(self) -> None:
+        self.seconds = max(self._every, min(2 * self.seconds, LONGEST_PAUSE))
+
+
+def check_apart(source: Address, target: Address) -> None:
+    """Check that two stores have nothing in common.
+
+    Raises:
+        InvalidInputError: They are the same store, or share documents or objects.
+    """
+    if canonical(source) == canonical(target):
+        raise InvalidInputError(f"{canonical(source)!r} cannot be its own replica. Name another store.")
+    if not isinstance(source, GoogleAddress) or not isinstance(target, GoogleAddress):
+        return
+    shared = ("objects", "bucket and prefix") if _objects(source) == _objects(target) else None
+    if _documents(source) == _documents(target):
+        shared = ("documents", "project, database and root")
+    if shared is not None:
+        raise InvalidInputError(
+            f"The two stores would share their {shared[0]}, because they have the same {shared[1]}. Nothing was "
+            "changed. A replica needs documents and objects of its own."
+        )
+
+
+def _objects(address: GoogleAddress) -> tuple[object, ...]:
+    return address.bucket, address.prefix
+
+
+def _documents(address: GoogleAddress) -> tuple[object, ...]:
+    return address.project, address.database, address.root
+
+
+def _address_of(store: Connection) -> Address:
+    found: Address | None = store._address  # noqa: SLF001 - this is a part of both
+    if found is None:
+        raise InvalidInputError(
+            "A store in memory, or one that was passed as `stores=`, has no connection string, and the other store "
+            "could not name it. Open both stores by their connection strings."
+        )
+    return found
