@@ -28,6 +28,7 @@ from langgraph_gcs_saver.cli.commands.operations import operations
 from langgraph_gcs_saver.cli.commands.pins import pin, unpin
 from langgraph_gcs_saver.cli.commands.rebind import rebind
 from langgraph_gcs_saver.cli.commands.recoveries import recoveries
+from langgraph_gcs_saver.cli.commands.replication import replicate, replication
 from langgraph_gcs_saver.cli.commands.report import report
 from langgraph_gcs_saver.cli.commands.runs import answer, runs, stalled
 from langgraph_gcs_saver.cli.commands.sagas import saga
@@ -93,6 +94,7 @@ for command in (
     export,
     import_,
     migrate,
+    replicate,
     setup,
     rebind,
     monitoring,
@@ -105,6 +107,7 @@ app.add_typer(batches)
 app.add_typer(team)
 app.add_typer(saga)
 app.add_typer(analytics)
+app.add_typer(replication)
 
 
 def _show_version(wanted: bool) -> None:
