@@ -181,8 +181,7 @@ def taken_back(pair: Pair) -> Flow[Failover]:
                 f"{pair.target!r} is the primary already, so there is nothing to take back. To make {pair.source!r} "
                 "the primary again, call `failover` in the other direction."
             )
-        if source.role.name != "fenced" or (target.role.name == "fenced" and target.role.epoch > source.role.epoch):
-            # Only the store that was the primary last has everything that was acknowledged.
+        if not _was_primary_last(source, target):
             raise InvalidInputError(
                 f"No failover from {pair.source!r} to {pair.target!r} is under way: the failover is in the other "
                 "direction. Nothing was changed. Swap the two stores."
@@ -234,6 +233,11 @@ def _ship_all(context: Context) -> Flow[Shipped]:
             raise done.failures[0].error
         if done.is_all:
             return total
+
+
+def _was_primary_last(source: _Store, target: _Store) -> bool:
+    """Whether the source, and not the target, was the primary before neither was. Then it has everything."""
+    return source.role.name == "fenced" and not (target.role.name == "fenced" and target.role.epoch > source.role.epoch)
 
 
 def _fenced(source: _Store, epoch: int) -> Role:
