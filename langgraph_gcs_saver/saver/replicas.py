@@ -75,7 +75,9 @@ class Replicas:
         """
         is_new = yield from replicas.begin(self.pair)
         for one in (self._source, self._target):
-            one._context.region.is_known = False  # noqa: SLF001 - what this process knows is outdated
+            region = one._context.region  # noqa: SLF001 - as above
+            if region is not None:
+                region.is_known = False  # A saver of this process may know that the store has no role.
         total = (yield from self._reconciled()) if is_new else Shipped()
         is_all = False
         while not is_all:

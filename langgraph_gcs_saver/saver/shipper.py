@@ -96,7 +96,9 @@ class Shipper:
                     f"`replica` names {self._pair.pair.target!r}, but of this store, {other}. Nothing was stored. Run "
                     f"`langgraph-gcs replicate --to URI` once, or pass the right `replica`."
                 )
-            self._contexts.get().region.on_entries = self._queue
+            region = self._contexts.get().region
+            if region is not None:
+                region.on_entries = self._queue
             process.is_checked = True
         return (yield from effect)
 

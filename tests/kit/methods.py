@@ -47,5 +47,5 @@ def perform(saver: Any, name: str, *args: Any, is_async: bool = False, **options
 
 PLANS = {"plan_repair", "plan_prune", "plan_delete_for_runs", "plan_collect", "plan_sweep"}
 
-EACH = PLANS | {"verify", "leases", "recoveries", "rollbacks", "runs", "teams"}
+EACH = PLANS | {"verify", "leases", "recoveries", "rollbacks", "runs", "teams", "reconcile"}
 """Methods that serve `for` and `async for`, and have no twin."""

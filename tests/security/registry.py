@@ -100,6 +100,7 @@ class Around:
 
     directory: Path
     other: Any = None
+    replica: Any = None
     archive: Path | None = None
     source: Any = None
     thread: str = "t"
@@ -157,6 +158,9 @@ METHODS: Mapping[str, Callable[[Around], Arguments]] = {
     "copy_thread": lambda a: _call(a.thread, "copied"),
     "export_thread": lambda a: _call(a.thread, a.directory / "exported.tar"),
     "transfer_thread": lambda a: _call(a.thread, a.other),
+    "replicate": lambda a: _call(a.replica or a.other),
+    "replication": lambda a: _call(a.replica or a.other),
+    "reconcile": lambda a: _call(a.replica or a.other),
     "migrate": lambda a: _call(a.source, [a.thread]),
     "rebind": lambda a: _call(),
     "setup": lambda _: _call(),
@@ -190,7 +194,9 @@ WRITE = DESTROY | {
     "put",
     "put_writes",
     "rebind",
+    "reconcile",
     "repair",
+    "replicate",
     "resolve_operation",
     "setup",
     "unpin",
@@ -201,6 +207,7 @@ NO_STATE = {
     "close",
     "admin",
     "config_specs",
+    "follow",
     "from_conn_string",
     "get_allowlist",
     "get_next_version",

@@ -185,6 +185,7 @@ def outcomes(tmp_path):
     """What each method does with the thread, by its name, and its arguments; an asynchronous twin does the same."""
     other = GCSSaver.from_conn_string(f"file://{tmp_path}/other", cipher=KEY)
     history = {"config": cfg(9), "channels": ["v"]}
+    replica = GCSSaver.from_conn_string(f"file://{tmp_path}/replica", cipher=KEY)
     elsewhere = GCSSaver.from_conn_string(f"file://{tmp_path}/elsewhere", cipher=KEY)
     return {
         "get": (ClearTextError, cfg()),
@@ -197,6 +198,9 @@ def outcomes(tmp_path):
         "transfer_thread": (lambda moved: [found.kind for found in moved.findings] == ["clear"], "t", other),
         "export_thread": (lambda moved: moved.checkpoints == 4, "t", tmp_path / "t.tar"),
         "import_thread": (None, tmp_path / "t.tar"),
+        "replicate": (ClearTextError, replica),
+        "replication": (lambda found: found.mark is None, replica),
+        "reconcile": (ClearTextError, replica),
         "migrate": (lambda done: [one.checkpoints for one in done] == [0], elsewhere, ["t"]),
         "verify": (lambda found: [one.kind for one in found] == ["clear"], "t"),
         "threads": (lambda found: {one.thread_id: one.damaged for one in found} == {"t": 1, "u": 0},),
@@ -333,6 +337,9 @@ COMMANDS = {
     "advise": (9, ["t"]),
     "pull": (4, ["t", "STORE", "OTHER-pull"]),
     "push": (4, ["t", "STORE", "OTHER-push"]),
+    "replicate": (9, ["--to", "OTHER-replica"]),
+    "replication status": (0, ["--to", "OTHER-replica"]),
+    "replication reconcile": (9, ["--to", "OTHER-replica"]),
     "export": (0, ["t", "t.tar"]),
     "import": (4, ["t.tar", "--store", "OTHER-import"]),
     "migrate": (0, ["--from", "SQLITE"]),

@@ -63,8 +63,12 @@ def test_a_method_meets_an_odd_thread(number: int, store: Path, raw: Any, tmp_pa
     """Each gives something or raises an error of this library, and `verify` reports all threads."""
     FORGERIES[number](raw)
     told: set[str] = set()
-    with open_reader(store, PLAIN) as saver, open_reader(tmp_path / "other", PLAIN) as other:
-        around = Around(tmp_path, other, source=source(), channels=("said", "delta", "log"))
+    with (
+        open_reader(store, PLAIN) as saver,
+        open_reader(tmp_path / "other", PLAIN) as other,
+        open_reader(tmp_path / "replica", PLAIN) as replica,
+    ):
+        around = Around(tmp_path, other, replica, source=source(), channels=("said", "delta", "log"))
         for name, is_async in ways(number):
             with suppress(GCSSaverError):
                 found = registry.perform(saver, name, around, is_async=is_async)
@@ -106,8 +110,9 @@ def test_a_method_runs_nothing(cls: type[Admin], number: int, trapped: Path, tra
     with (
         cls.from_conn_string(f"file://{tmp_path}/store", **options) as saver,
         cls.from_conn_string(f"file://{tmp_path}/other", **options) as other,
+        cls.from_conn_string(f"file://{tmp_path}/replica", **options) as replica,
     ):
-        around = Around(tmp_path, other, source=source(), channels=("said", "log", "deltas"), newest=4)
+        around = Around(tmp_path, other, replica, source=source(), channels=("said", "log", "deltas"), newest=4)
         for name, is_async in ways(number):
             if name in registry.all_methods(cls):
                 with suppress(GCSSaverError):
@@ -162,8 +167,9 @@ def test_nothing_of_the_state_is_told(
     with (
         GCSSaver.from_conn_string(marked, **options) as saver,
         GCSSaver.from_conn_string(f"file://{tmp_path}/other", **options) as other,
+        GCSSaver.from_conn_string(f"file://{tmp_path}/replica", **options) as replica,
     ):
-        around = Around(tmp_path, other, source=source(), channels=("v", "large"), newest=6)
+        around = Around(tmp_path, other, replica, source=source(), channels=("v", "large"), newest=6)
         assert MARK in repr(saver.get_tuple(cfg()))
         for name, is_async in ways(0):
             texts, found = told_by(saver, name, around, is_async=is_async)

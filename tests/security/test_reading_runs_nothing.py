@@ -89,6 +89,9 @@ COMMANDS: Mapping[str, list[str | tuple[str, int]]] = {
     "sweep": ["--ttl 1h --dry-run", "--ttl 1h --yes"],
     "pull": ["t STORE file://FILES/pulled", "tagged STORE file://FILES/pulled --json"],
     "push": ["t STORE file://FILES/pushed", "named STORE file://FILES/pushed --json"],
+    "replicate": ["--to file://FILES/replica", "--to file://FILES/replica --json"],
+    "replication status": ["--to file://FILES/replica", "--to file://FILES/replica --json"],
+    "replication reconcile": [("--to file://FILES/replica", 2)],  # not begun
     "export": ["t FILES/t.tar --yes", "tagged FILES/tagged.tar --json"],
     "import": ["FILES/hostile.tar --store file://FILES/new", "FILES/hostile.tar --as another"],
     "migrate": [
@@ -331,6 +334,9 @@ METHODS: Mapping[str, Callable[[Any, Path, Any], object]] = {
     "recoveries": lambda admin, _, __: [*admin.recoveries()],
     "prune": lambda admin, _, __: admin.prune(["t", "tagged"], strategy="keep_latest"),
     "rebind": lambda admin, _, __: _rebind(admin),
+    "replicate": lambda admin, _, other: admin.replicate(other),
+    "replication": lambda admin, _, other: admin.replication(other),
+    "reconcile": lambda admin, _, other: (admin.replicate(other), [*admin.reconcile(other)]),
     "repair": lambda admin, files, _: (damage(files), admin.repair()),
     "setup": lambda admin, _, __: admin.setup(),
     "stats": lambda admin, _, __: admin.stats(),

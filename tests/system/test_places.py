@@ -204,6 +204,9 @@ CALLS = {
     "prune": lambda tools: ((["t"],), {}),
     "copy_thread": lambda tools: (("t", "copy"), {}),
     "transfer_thread": lambda tools: (("t", tools.elsewhere), {}),
+    "replicate": lambda tools: ((tools.elsewhere,), {}),
+    "replication": lambda tools: ((tools.elsewhere,), {}),
+    "reconcile": lambda tools: ((tools.elsewhere,), {}),
     "migrate": lambda tools: ((other_saver(), ["t"]), {}),
     "export_thread": lambda tools: (("t", tools.path / "new.tar"), {}),
     "import_thread": lambda tools: ((tools.path / "moved.tar",), {}),
@@ -249,6 +252,7 @@ REACH_NOTHING = {
     "team",
     "thread",
     "watch",
+    "follow",
     "recover",
 }
 BIND = {"rebind", "arebind"}

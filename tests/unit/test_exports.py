@@ -35,7 +35,7 @@ ADMINS = (
     *("checkpoint_at", "checkpoint_ids", "threads", "history", "stats", "pin", "unpin", "pins", "holds", "pause"),
     *("repair", "prune", "collect", "sweep", "delete_thread", "delete_for_runs", "plan_delete_thread", "carry_out"),
     *("copy_thread", "transfer_thread", "export_thread", "import_thread", "migrate", "rebind"),
-    *("operations", "resolve_operation", "batches", "sagas", "status", "train"),
+    *("operations", "resolve_operation", "batches", "sagas", "status", "train", "replicate", "replication"),
 )
 TWINS += [(Admin, name, f"a{name}") for name in ADMINS]
 TWINS += [(Operations, name, f"a{name}") for name in ("once", "unresolved", "resolve")]
@@ -105,7 +105,7 @@ def test_the_savers_own_methods():
 
 def test_the_methods_of_admin():
     own = {name for kind, *pair in TWINS for name in pair if kind is Admin}
-    assert {name for kind, name in PUBLIC if kind is Admin} == own | methods.EACH | {"watch", "team"}
+    assert {name for kind, name in PUBLIC if kind is Admin} == own | methods.EACH | {"watch", "team", "follow"}
 
 
 @pytest.mark.parametrize(("kind", "name"), PUBLIC)

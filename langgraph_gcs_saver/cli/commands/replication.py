@@ -66,7 +66,7 @@ def replicate(
     With --json it prints one line for each look that has shipped something. If a thread could not be shipped, the exit
     code is 4.
 
-    Example: langgraph-gcs replicate --store "gs://eu?project=p&database=eu" --to "gs://us?project=p&database=us" --follow
+    Example: langgraph-gcs replicate --follow --store "gs://eu?project=p&database=eu" --to "gs://us?project=p&database=us"
     """
     with _both(store, to, cipher) as (source, target):
         with progress("replicating"):
@@ -149,7 +149,5 @@ def _show(shipped: Shipped, *, as_json: bool) -> None:
         return
     failures = [{"thread_id": one.thread_id, "error": str(one.error)} for one in shipped.failures]
     forks = [asdict(one) for one in shipped.forks]
-    counted = {
-        name: getattr(shipped, name) for name in ("threads", "entries", "documents", "bytes", "mark")
-    }
+    counted = {name: getattr(shipped, name) for name in ("threads", "entries", "documents", "bytes", "mark")}
     print(json.dumps({**counted, "forks": forks, "failures": failures}), flush=True)
