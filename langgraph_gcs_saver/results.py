@@ -796,13 +796,14 @@ class Failover:
         if self.shipped:
             lines.append(f"Shipped to it: {_counted(self.shipped, 'change')}.")
         lines += [f"Both stores have continued {one}" for one in self.forks]
-        if self.mark is not None:
-            lines.append(f"Nothing that was acknowledged before {self.mark.isoformat()} is missing there.")
         if self.unreached:
-            lines.append(
+            lines += [
+                f"Nothing that was acknowledged before {self.mark.isoformat()} is missing there."
+                if self.mark is not None
+                else "It is not known what is missing there, because no pass over the outbox has ended.",
                 f"{self.source} was not fenced, and may still take writes: {self.unreached} Call this again when it "
-                "can be reached. That fences it, and ships what it has taken."
-            )
+                "can be reached. That fences it, and ships what it has taken.",
+            ]
         return "\n".join(lines)
 
 

@@ -21,6 +21,7 @@ from langgraph_gcs_saver.cli.commands.demo import demo
 from langgraph_gcs_saver.cli.commands.diff import diff
 from langgraph_gcs_saver.cli.commands.drill import drill_command
 from langgraph_gcs_saver.cli.commands.edit import edit
+from langgraph_gcs_saver.cli.commands.failover import failover
 from langgraph_gcs_saver.cli.commands.leases import leases, pause
 from langgraph_gcs_saver.cli.commands.migrate import migrate
 from langgraph_gcs_saver.cli.commands.monitoring import monitoring
@@ -97,6 +98,7 @@ for command in (
     replicate,
     setup,
     rebind,
+    failover,
     monitoring,
     demo,
 ):

@@ -49,6 +49,7 @@ if TYPE_CHECKING:
         CopyPlan,
         DeletePlan,
         Depth,
+        Failover,
         Finding,
         IdleThread,
         LeaseInfo,
@@ -1391,6 +1392,42 @@ class Admin(Connection):
         """Asynchronous twin of `replication`."""
         pair = self._replicas(target)
         return await arun(pair.status(), pair.stores)
+
+    def failover(self, target: Connection, *, force: bool = False, abort: bool = False) -> Failover:
+        """Make a replica the primary in place of this store, which becomes its replica.
+
+        First this store is fenced: from then on, neither store takes writes. Then what the replica lacks is shipped.
+        Last, the replica becomes the primary. Nothing that was acknowledged is missing there. If the process crashes,
+        call it again: any process can continue. To fail back, call it in the other direction.
+
+        Args:
+            target: A saver, or an `Admin`, of the replica. With a cipher, both have the same key.
+            force: Do not wait for this store, because it cannot be reached. The replica becomes the primary at once,
+                and lacks what was not shipped. Until this store can be reached, it may still take writes, and `once`
+                raises `OutcomeUnknownError` for operations that this store may have begun. So call it again then. That
+                fences this store, and ships what it has taken. Where both stores have continued a thread, it forks.
+            abort: Take back a failover that was not completed: this store stays the primary, or becomes it again.
+
+        Returns:
+            Which store is the primary now, and what was shipped. After a forced failover, also the time before which
+            nothing is missing, and why this store was not fenced.
+
+        Raises:
+            InvalidInputError: The stores do not replicate to each other; there is nothing to take back; or both `force`
+                and `abort` are true.
+            ConflictError: Other processes kept changing the roles.
+            CheckpointCorruptError: A checkpoint is damaged, so it was not shipped. This store stays fenced: take the
+                failover back, repair the thread, and call it again.
+            DamageError: The same, of another document.
+            WrongKeyError: The same, for something that is encrypted with another key.
+        """
+        pair = self._replicas(target)
+        return pair.failed_over(run(pair.failover(force=force, abort=abort), pair.stores))
+
+    async def afailover(self, target: Connection, *, force: bool = False, abort: bool = False) -> Failover:
+        """Asynchronous twin of `failover`."""
+        pair = self._replicas(target)
+        return pair.failed_over(await arun(pair.failover(force=force, abort=abort), pair.stores))
 
     def _replicas(self, target: Connection) -> Replicas:
         from langgraph_gcs_saver.saver.replicas import Replicas  # noqa: PLC0415 - few processes need it

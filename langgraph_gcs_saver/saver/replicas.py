@@ -14,7 +14,7 @@ from langgraph_gcs_saver.engine.named_stores import NamedStores
 from langgraph_gcs_saver.engine.runner import arun, run
 from langgraph_gcs_saver.errors import GCSSaverError, InvalidInputError, StoreUnavailableError
 from langgraph_gcs_saver.events import ForkMerged, Replicated, ReplicationFailed
-from langgraph_gcs_saver.flows import replicas, replication
+from langgraph_gcs_saver.flows import regions, replicas, replication
 from langgraph_gcs_saver.flows.regions import Pair
 from langgraph_gcs_saver.flows.transfer import SOURCE, TARGET
 from langgraph_gcs_saver.results import Shipped
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from langgraph_gcs_saver.events import Subscribers
     from langgraph_gcs_saver.flows.all_threads import Pages
     from langgraph_gcs_saver.flows.context import Context
-    from langgraph_gcs_saver.results import ForkFound, Reconciled, ReplicationStatus
+    from langgraph_gcs_saver.results import Failover, ForkFound, Reconciled, ReplicationStatus
     from langgraph_gcs_saver.saver.connection import Connection
 
 LONGEST_PAUSE = 60.0
@@ -124,6 +124,24 @@ class Replicas:
         """Ship what the outbox has now. Returns what was shipped, and by how many seconds the replica is behind."""
         shipped = yield from replication.ship_once(context=self.context)
         return shipped, (yield from replicas.lag())
+
+    def failover(self, *, force: bool, abort: bool) -> Flow[Failover]:
+        """Make the target the primary, or take that back.
+
+        Raises:
+            InvalidInputError: Both arguments are true.
+        """
+        if force and abort:
+            raise InvalidInputError("force and abort are both true; a failover that was forced cannot be taken back.")
+        if abort:
+            return regions.taken_back(self.pair)
+        change = regions.forced if force else regions.planned
+        return change(self.pair, self.context)
+
+    def failed_over(self, done: Failover) -> Failover:
+        """What a failover did, after what a person has to know was reported."""
+        self.report_forks(done.forks)
+        return done
 
     def report(self, shipped: Shipped, seconds: float, behind: float | None) -> None:
         """Report what was shipped, and what was not."""

@@ -46,12 +46,12 @@ def failover(
     """Make the replica in --to the primary of two stores. --store, the primary now, becomes its replica.
 
     First --store stops taking writes. Then what --to lacks is shipped, and --to becomes the primary. Nothing that was
-    acknowledged is missing there. If the command crashes, run it again: it continues. To fail back, swap the two stores.
+    acknowledged is missing there. If the command crashes, run it again: it continues. To fail back, swap the stores.
 
     With --force, --to becomes the primary at once. Then the command tries to stop writes to --store. If --store cannot
     be reached, it exits with 7: run it again when --store can be reached. That ships what --store has taken meanwhile.
 
-    Example: langgraph-gcs failover --store "gs://my-bucket?project=p&database=eu" --to "gs://other?project=p&database=us"
+    Example: langgraph-gcs failover --store "gs://eu-bucket?project=my-project" --to "gs://us-bucket?project=other"
     """
     if force and abort:
         raise CommandError("--force and --abort exclude each other: --abort needs both stores.", 2)
