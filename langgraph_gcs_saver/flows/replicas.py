@@ -5,39 +5,63 @@ One store is `flows.transfer.SOURCE`. The other one is the flow's home, as in a 
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from langgraph_gcs_saver.engine.effects import Flow, Gather, GetDocs, On, QueryDocs
+from langgraph_gcs_saver.engine.steps import at
 from langgraph_gcs_saver.errors import InvalidInputError
 from langgraph_gcs_saver.flows import regions, replication
+from langgraph_gcs_saver.flows.context import Context
+from langgraph_gcs_saver.flows.manifests import locate_manifest
 from langgraph_gcs_saver.flows.regions import Pair
 from langgraph_gcs_saver.flows.roles import require_primary
 from langgraph_gcs_saver.flows.transfer import SOURCE
 from langgraph_gcs_saver.format import keys
+from langgraph_gcs_saver.format.manifest import DamagedError
 from langgraph_gcs_saver.format.regions import FIRST_ROLE, ROLES, Role, role_of
 from langgraph_gcs_saver.results import ReplicationStatus
 
 MOST_ENTRIES = 1000
 """Entries of the outbox that a look at the status counts."""
 
+_A_THREAD = QueryDocs(keys.THREADS, limit=1, mask=())
+
 _TIMED = (FIRST_ROLE, ROLES[1])
 """Two documents, because a read of a single one does not say its time."""
 
 
-def begin(pair: Pair) -> Flow[bool]:
+def begin(pair: Pair, context: Context) -> Flow[bool]:
     """Give both stores their roles, unless they have them. Returns whether the target may lack what is older than that.
+
+    Args:
+        pair: The two stores.
+        context: The target's.
 
     Raises:
         ConflictError: Other processes kept changing the roles.
         InvalidInputError: A store has another partner, the source is not the primary, or the target has threads that
             were not replicated to it. Nothing was changed.
+        UnsupportedFormatError: A newer version wrote to the source. Nothing was changed.
+        WrongKeyError: The source is encrypted with another key. Nothing was changed.
     """
-    docs, threads = yield from Gather((GetDocs((FIRST_ROLE,)), QueryDocs(keys.THREADS, limit=1, mask=())))
-    if FIRST_ROLE not in docs and threads:
-        raise InvalidInputError(
-            f"{pair.target!r} has threads, and is no replica, so it may be in use. Nothing was changed. Replicate to "
-            "an empty store: choose another bucket, prefix, root or database."
-        )
+    docs, there, here = yield from Gather((GetDocs((FIRST_ROLE,)), _A_THREAD, On(SOURCE, _A_THREAD)))
+    if FIRST_ROLE not in docs:
+        if there:
+            raise InvalidInputError(
+                f"{pair.target!r} has threads, and is no replica, so it may be in use. Nothing was changed. Replicate "
+                "to an empty store: choose another bucket, prefix, root or database."
+            )
+        for thread in here:
+            yield from at(SOURCE, _check_readable(f"{thread.name}/{keys.CHECKPOINTS}", context))
     yield from regions.begun(pair)
     return (yield from replication.mark()) is None
+
+
+def _check_readable(checkpoints: str, context: Context) -> Flow[None]:
+    """Raise if a checkpoint of the source cannot be read because of how the stores were opened."""
+    for doc in (yield from QueryDocs(checkpoints, limit=1)):
+        with suppress(DamagedError):  # `verify` reports damage, and the comparison of the thread does.
+            yield from locate_manifest(doc, context.codec)
 
 
 def check_primary(pair: Pair) -> Flow[None]:

@@ -73,7 +73,7 @@ class Replicas:
 
         Without a mark, no pass over the outbox has ended, so the target may lack what is older than the replication.
         """
-        is_new = yield from replicas.begin(self.pair)
+        is_new = yield from replicas.begin(self.pair, self.context)
         for one in (self._source, self._target):
             region = one._context.region  # noqa: SLF001 - as above
             if region is not None:
