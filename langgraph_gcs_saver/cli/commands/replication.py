@@ -124,7 +124,8 @@ def reconcile(
         print_json(done)
     else:
         documents = sum(one["documents"] for one in done)
-        print_lines([f"Compared {len(done)} threads; shipped {documents} documents."])
+        threads = sum(one["thread_id"] is not None for one in done)
+        print_lines([f"Threads compared: {threads}. Documents shipped: {documents}."])
     late.end()
 
 
