@@ -795,15 +795,20 @@ class Failover:
         lines = [f"The primary is {self.primary} (epoch {self.epoch})."]
         if self.shipped:
             lines.append(f"Shipped to it: {_counted(self.shipped, 'change')}.")
-        lines += [f"Both stores have continued {one}" for one in self.forks]
+        lines += [
+            f"Both stores have continued checkpoint {one.parent_id} of thread {one.thread_id!r}, so it has a fork now: "
+            f"{one.checkpoint_id}."
+            for one in self.forks
+        ]
+        if self.unreached and self.mark is None:
+            lines.append("It is not known what is missing there, because no pass over the outbox has ended.")
+        elif self.unreached and self.mark is not None:
+            lines.append(f"Nothing that was acknowledged before {self.mark.isoformat()} is missing there.")
         if self.unreached:
-            lines += [
-                f"Nothing that was acknowledged before {self.mark.isoformat()} is missing there."
-                if self.mark is not None
-                else "It is not known what is missing there, because no pass over the outbox has ended.",
+            lines.append(
                 f"{self.source} was not fenced, and may still take writes: {self.unreached} Call this again when it "
-                "can be reached. That fences it, and ships what it has taken.",
-            ]
+                "can be reached. That fences it, and ships what it has taken."
+            )
         return "\n".join(lines)
 
 

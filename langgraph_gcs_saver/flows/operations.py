@@ -250,13 +250,13 @@ def claim(call: Call, context: Context, over: Operation | None = None) -> Flow[C
     seen: Operation | None = None
     look = None if over is not None else _remembered(call, context)
     for _ in range(MAX_TRIES):
-        since = context.region.unmerged_since(call.document)
+        since = _unmerged_since(call, context)
         if look is None or (since is not None and look.docs is None):
             look = yield from _look(call, context)
         seen = look.operation
         with existing(seen):
             found = yield from _try(call, look, over, context)
-        if isinstance(found, Claim) and seen is None and context.region.unmerged_since(call.document) != since:
+        if isinstance(found, Claim) and seen is None and _unmerged_since(call, context) != since:
             # The process has learned with this commit that the store was promoted by force.
             yield from withdraw(found, context)
         elif found is not None:
@@ -386,7 +386,7 @@ def _look(call: Call, context: Context) -> Flow[_Look]:
     if call.part is not None:
         names.append(call.part.saga.document)
     ship = keys.MARK if call.thread_id is None else keys.ship_doc(call.thread_id)
-    if context.region.unmerged_since(call.document) is not None:
+    if _unmerged_since(call, context) is not None:
         names.append(ship)
     beside = tuple(dict.fromkeys(names))
     thread: int | None = None
@@ -411,12 +411,17 @@ def _look(call: Call, context: Context) -> Flow[_Look]:
     return _Look(operation, docs, thread, order, saga, regions.mark_in(docs.get(ship)) or shipped)
 
 
+def _unmerged_since(call: Call, context: Context) -> int | None:
+    """When this store was promoted by force, if it may lack a claim that the other region's store has."""
+    return None if context.region is None else context.region.unmerged_since(call.document)
+
+
 def _may_have_begun_elsewhere(call: Call, look: _Look, context: Context) -> bool:
     """Whether the other region's store may have a claim that was not shipped before this store was promoted by force.
 
     A thread of which nothing was shipped counts as new.
     """
-    since = context.region.unmerged_since(call.document)
+    since = _unmerged_since(call, context)
     return since is not None and look.shipped is not None and look.shipped < since
 
 

@@ -157,7 +157,11 @@ def forced(pair: Pair, context: Context) -> Flow[Failover]:
         raise _kept_changing(pair)
     mark = regions.mark_in(target.docs.get(keys.MARK))
     try:
-        done = yield from _merged(pair, "forced", Shipped(), context)
+        source = _seen(SOURCE, pair, (yield from On(SOURCE, GetDocs(_NAMES))))
+        if source is not None:
+            done = yield from _merged(pair, "forced", Shipped(), context)
+        else:
+            done = _result(pair, target, unreached="It has no role, as if it was lost and created again.")
     except StoreError as error:
         if error.store != SOURCE:
             raise

@@ -17,6 +17,7 @@ from langgraph_gcs_saver.errors import ConflictError, InvalidInputError, NotPrim
 from langgraph_gcs_saver.flows import regions, roles
 from langgraph_gcs_saver.flows.context import Context
 from langgraph_gcs_saver.flows.regions import Pair
+from langgraph_gcs_saver.flows.roles import Region
 from langgraph_gcs_saver.flows.transfer import SOURCE, TARGET
 from langgraph_gcs_saver.format import keys
 from langgraph_gcs_saver.format import regions as documents
@@ -129,10 +130,10 @@ ENDING = ("failover", "failover --force, again")
 
 
 def _put(context: Context, checkpoint_id: str) -> Flow[str]:
-    context.region.new_nonce = context.new_attempt
+    region = context.region or Region(context.new_attempt)
     channels = state(v=random_bytes(checkpoint_id, SMALL))
     try:
-        yield from roles.admit(put_flow(context, checkpoint_id, checkpoint_id[:-1], channels), context.region)
+        yield from roles.admit(put_flow(context, checkpoint_id, checkpoint_id[:-1], channels), region)
     except NotPrimaryError:
         return "refused"
     return "stored"

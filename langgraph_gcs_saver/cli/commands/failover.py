@@ -31,8 +31,8 @@ def failover(
         bool,
         typer.Option(
             "--force",
-            help="Do not wait for the store that is the primary now, because it cannot be reached. What was not shipped "
-            "yet is missing until it can be.",
+            help="Do not wait for the primary, because it cannot be reached. What it has not shipped is missing until it "
+            "can be.",
         ),
     ] = False,
     abort: Annotated[
