@@ -256,9 +256,9 @@ def claim(call: Call, context: Context, over: Operation | None = None) -> Flow[C
         seen = look.operation
         with existing(seen):
             found = yield from _try(call, look, over, context)
-        if isinstance(found, Claim) and seen is None and _unmerged_since(call, context) != since:
-            # The process has learned with this commit that the store was promoted by force.
-            yield from withdraw(found, context)
+        if found is not None and seen is None and _unmerged_since(call, context) != since:
+            # By this commit, the process has learned that the store was promoted by force, or was merged since.
+            yield from withdraw(found if isinstance(found, Claim) else Claim(found), context)
         elif found is not None:
             return found
         look = None

@@ -11,11 +11,24 @@ from typing import Any
 
 import pytest
 
-from langgraph_gcs_saver.engine.effects import Commit, Compute, Create, Durable, Effect, Flow, Gather, Now, On, Pause
+from langgraph_gcs_saver.engine.effects import (
+    Commit,
+    Compute,
+    Create,
+    Durable,
+    Effect,
+    Flow,
+    Gather,
+    Merge,
+    Now,
+    On,
+    Pause,
+)
 from langgraph_gcs_saver.engine.steps import at, through
-from langgraph_gcs_saver.errors import ConflictError, InvalidInputError, NotPrimaryError
-from langgraph_gcs_saver.flows import regions, roles
+from langgraph_gcs_saver.errors import ConflictError, InvalidInputError, NotPrimaryError, OperationInProgressError
+from langgraph_gcs_saver.flows import operations, regions, roles
 from langgraph_gcs_saver.flows.context import Context
+from langgraph_gcs_saver.flows.operations import Outcome
 from langgraph_gcs_saver.flows.regions import Pair
 from langgraph_gcs_saver.flows.roles import Region
 from langgraph_gcs_saver.flows.transfer import SOURCE, TARGET
@@ -31,6 +44,9 @@ BACK = Pair(source="t", target="s")
 
 DIGITS = ("00", documents.digits_of(keys.thread_doc(THREAD)))
 NAMES = tuple(map(keys.role_doc, DIGITS))
+
+_EFFECT = "ghost/effect-"
+"""What the names of documents begin with that say that an operation took effect."""
 
 
 def with_few_roles(patch: pytest.MonkeyPatch) -> None:
@@ -59,6 +75,7 @@ class Regions(TwoStores):
         bad: What is wrong.
         is_forced: Whether a change does not wait for the source. Then both stores may be the primary, and the target
             may lack something.
+        effects: How often the operation took effect.
         must_end: Whether a call that has ended leaves one primary. Another call in the opposite direction may have
             begun and crashed since.
     """
@@ -67,20 +84,24 @@ class Regions(TwoStores):
     bad: str = ""
     is_forced: bool = False
     must_end: bool = True
+    effects: int = 0
 
     @property
     def key(self) -> tuple[Any, ...]:  # type: ignore[override]
-        return (*super().key, self.acknowledged, self.bad)
+        return (*super().key, self.acknowledged, self.bad, self.effects)
 
     def performed(self, name: str, effect: Effect[Any], answer: Any, after: World) -> Regions:
         made = Regions({**self.stores, name: after})
-        made.acknowledged, made.bad = self.acknowledged, self.bad
+        made.acknowledged, made.bad, made.effects = self.acknowledged, self.bad, self.effects
         made.is_forced, made.must_end = self.is_forced, self.must_end
         if isinstance(effect, Commit) and answer is not None:
             made._judge(name, effect, _role(self.stores[name]))
         return made
 
     def _judge(self, name: str, commit: Commit, before: Role) -> None:
+        self.effects += sum(write.name.startswith(_EFFECT) for write in commit.writes)
+        if self.effects > 1:
+            self.bad = self.bad or "I8: the operation took effect in both regions"
         created = {w.name for w in commit.writes if isinstance(w, Create) and f"/{keys.CHECKPOINTS}/" in w.name}
         is_shipped = any(write.name == keys.ship_doc(THREAD) for write in commit.writes)
         if created and not is_shipped:
@@ -129,11 +150,15 @@ ENDING = ("failover", "failover --force, again")
 """Calls after which one store, and only one, is the primary."""
 
 
+def _region(context: Context) -> Region:
+    assert context.region is not None
+    return context.region
+
+
 def _put(context: Context, checkpoint_id: str) -> Flow[str]:
-    region = context.region or Region(context.new_attempt)
     channels = state(v=random_bytes(checkpoint_id, SMALL))
     try:
-        yield from roles.admit(put_flow(context, checkpoint_id, checkpoint_id[:-1], channels), region)
+        yield from roles.admit(put_flow(context, checkpoint_id, checkpoint_id[:-1], channels), _region(context))
     except NotPrimaryError:
         return "refused"
     return "stored"
@@ -142,6 +167,24 @@ def _put(context: Context, checkpoint_id: str) -> Flow[str]:
 def put(store: str, checkpoint_id: str) -> Call:
     """Store a child of a checkpoint in one of the stores, unless that store is not the primary."""
     return Call(f"put of {checkpoint_id}", lambda context: at(store, _put(context, checkpoint_id)))
+
+
+def _once(store: str, context: Context) -> Flow[str]:
+    call = operations.Call(THREAD, "order-17", "charge", "request", context.new_attempt())
+    try:
+        found = yield from roles.admit(operations.claim(call, context), _region(context))
+        if not isinstance(found, operations.Claim):
+            return found.state
+        yield from Commit((Merge(f"{_EFFECT}{store}", {}),))
+        yield from roles.admit(operations.record_outcome(found, Outcome("done"), context), _region(context))
+    except (NotPrimaryError, OperationInProgressError) as error:
+        return type(error).__name__
+    return "done"
+
+
+def once(store: str) -> Call:
+    """Perform one operation, in one of the stores."""
+    return Call("once", lambda context: at(store, _once(store, context)))
 
 
 def change() -> Call:
@@ -186,7 +229,8 @@ def _stores(source: Role, target: Role) -> Regions:
     for name, role in ((SOURCE, source), (TARGET, target)):
         context = new_context("0")
         _, world = play(put_flow(context, "1", None, state(v=random_bytes("1", SMALL))), World())
-        found[name] = world.perform(Commit(role.writes({})), 1)[1]
+        shipped = Create(keys.ship_doc(THREAD), {"mark": 1})
+        found[name] = world.perform(Commit((*role.writes({}), shipped)), 1)[1]
     made = Regions(found)
     made.acknowledged = frozenset({"1"})
     return made
@@ -254,6 +298,15 @@ def forced_and_then_the_source_is_reached() -> tuple[Process, ...]:
         Process("F", (force(), force(again=True)), dies=True),
         Process("W", (put(SOURCE, "1W"), put(SOURCE, "1WW"))),
         Process("V", (put(TARGET, "1V"),)),
+    )
+
+
+@_named
+def forced_beside_an_operation() -> tuple[Process, ...]:
+    return (
+        Process("F", (force(), force(again=True)), dies=True),
+        Process("W", (once(SOURCE),), dies=True),
+        Process("V", (once(TARGET),)),
     )
 
 

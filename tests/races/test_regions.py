@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from langgraph_gcs_saver.engine.effects import Flow, GetDocs, On
-from langgraph_gcs_saver.flows import regions, roles
+from langgraph_gcs_saver.flows import operations, regions, roles
 from langgraph_gcs_saver.flows.context import Context
 from langgraph_gcs_saver.flows.transfer import TARGET
 from langgraph_gcs_saver.format.regions import Role
@@ -144,6 +144,16 @@ def _not_merged(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(regions, "_ship_all", nothing)
 
 
+def _begun_in_any_case(patch: pytest.MonkeyPatch) -> None:
+    """An operation begins in a store that was promoted by force, although the other one may have begun it."""
+    patch.setattr(operations, "_may_have_begun_elsewhere", lambda *_: False)
+
+
+def _not_withdrawn(patch: pytest.MonkeyPatch) -> None:
+    """A claim stays, although its commit has shown that the store was promoted by force."""
+    patch.setattr(operations, "withdraw", lambda *_: iter(()))
+
+
 @pytest.mark.parametrize(
     ("broken", "name", "wrong"),
     [
@@ -155,6 +165,8 @@ def _not_merged(patch: pytest.MonkeyPatch) -> None:
         (_of_one_epoch, "there_and_back_again", "two primaries"),
         (_taken_back_in_any_case, "there_and_back_again_and_taken_back", "lost: "),
         (_not_overruled, "forced_and_then_the_source_is_reached", "end: "),
+        (_begun_in_any_case, "forced_beside_an_operation", "I8"),
+        (_not_withdrawn, "forced_beside_an_operation", "I8"),
         (_not_merged, "forced_and_then_the_source_is_reached", "lost: "),
     ],
 )

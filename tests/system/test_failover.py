@@ -1,0 +1,270 @@
+"""Failovers between two embedded stores: what is lost, who may write, and which operations may begin again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from langgraph_gcs_saver import NOT_DONE, GCSSaver
+from langgraph_gcs_saver.engine.effects import GetDocs
+from langgraph_gcs_saver.engine.interceptors import Interceptor
+from langgraph_gcs_saver.errors import (
+    InvalidInputError,
+    NotPrimaryError,
+    OutcomeUnknownError,
+    StoreUnavailableError,
+)
+from langgraph_gcs_saver.events import ForkMerged, RoleChanged
+from langgraph_gcs_saver.format import keys
+from langgraph_gcs_saver.format.regions import FIRST_ROLE, Role, role_of
+from langgraph_gcs_saver.testing.crash import config_of, put_arguments
+
+THREAD = "t"
+
+
+class Outage(Interceptor):
+    """Lets no request reach the store while `is_out`."""
+
+    def __init__(self) -> None:
+        self.is_out = False
+
+    def around(self, effect: Any, perform: Any) -> Any:
+        if self.is_out:
+            raise StoreUnavailableError("The region does not answer.")
+        return perform(effect)
+
+
+class Regions:
+    """Two stores, one of which replicates to the other, and an outage of it."""
+
+    def __init__(self, directory: Path) -> None:
+        self.outage = Outage()
+        self.events: list[Any] = []
+        self.eu = GCSSaver.from_conn_string(f"{directory.as_uri()}/eu", interceptors=[self.outage])
+        self.us = GCSSaver.from_conn_string(f"{directory.as_uri()}/us")
+        for one in (self.eu, self.us):
+            one.subscribe(self.events.append)
+        put(self.eu, 1, None)
+        self.eu.admin.replicate(self.us)
+
+    def ship(self) -> None:
+        self.eu.admin.replicate(self.us)
+
+    def lose(self) -> None:
+        """Fail over by force, because the region does not answer."""
+        self.outage.is_out = True
+        done = self.eu.admin.failover(self.us, force=True)
+        assert "The region does not answer" in done.unreached
+        assert role(self.us).unmerged
+
+    def find_again(self) -> Any:
+        self.outage.is_out = False
+        return self.eu.admin.failover(self.us, force=True)
+
+    def changed(self) -> list[tuple[str, str, str]]:
+        """The roles that stores got: the store, its role, and why."""
+        return [
+            (one.store.rpartition("/")[2], one.role, one.cause) for one in self.events if isinstance(one, RoleChanged)
+        ]
+
+
+@pytest.fixture
+def regions(tmp_path: Path) -> Iterator[Regions]:
+    found = Regions(tmp_path)
+    with found.eu, found.us:
+        yield found
+
+
+def role(saver: GCSSaver) -> Role:
+    return role_of(saver._backend.perform(GetDocs((FIRST_ROLE,)))[FIRST_ROLE])
+
+
+def put(saver: GCSSaver, number: int, parent: int | None) -> None:
+    saver.put(*put_arguments(number, parent))
+
+
+def steps(saver: GCSSaver) -> list[int]:
+    return sorted(one.metadata["step"] for one in saver.list(config_of(None)))
+
+
+def once(saver: GCSSaver, key: str, **options: Any) -> Any:
+    return saver.thread(THREAD).operations.once("charge", lambda: f"charged {key}", request={}, key=key, **options)
+
+
+# Planned
+
+
+def test_a_planned_failover_loses_nothing_and_back(regions: Regions) -> None:
+    put(regions.eu, 2, 1)
+    done = regions.eu.admin.failover(regions.us)
+    assert (done.primary, done.epoch, done.shipped, done.mark, done.unreached) == (done.target, 2, 1, None, "")
+    with pytest.raises(NotPrimaryError, match="replica"):
+        put(regions.eu, 3, 2)
+    put(regions.us, 3, 2)
+    assert (steps(regions.eu), steps(regions.us)) == ([1, 2], [1, 2, 3])
+    back = regions.us.admin.failover(regions.eu)
+    assert (back.source, back.target, back.primary) == (done.target, done.source, done.source)
+    put(regions.eu, 4, 3)
+    assert steps(regions.eu) == [1, 2, 3, 4]
+    assert regions.changed()[2:] == [
+        ("eu", "fenced", "failover"),
+        ("us", "primary", "failover"),
+        ("eu", "replica", "failover"),
+        ("us", "fenced", "failover"),
+        ("eu", "primary", "failover"),
+        ("us", "replica", "failover"),
+    ]
+
+
+def test_a_failover_that_is_repeated_changes_nothing(regions: Regions) -> None:
+    first = regions.eu.admin.failover(regions.us)
+    count = len(regions.changed())
+    again = regions.eu.admin.failover(regions.us)
+    assert (again.primary, again.epoch, again.shipped) == (first.primary, first.epoch, 0)
+    assert len(regions.changed()) == count
+
+
+def test_a_thread_that_cannot_be_shipped_stops_a_failover_which_can_be_taken_back(regions: Regions) -> None:
+    put(regions.eu, 2, 1)
+    name = keys.checkpoint_doc(THREAD, "", put_arguments(2, 1)[1]["id"])
+    damage(regions.eu, name)
+    with pytest.raises(Exception, match="amaged|orrupt"):
+        regions.eu.admin.failover(regions.us)
+    assert (role(regions.eu).name, role(regions.us).name) == ("fenced", "replica")
+    with pytest.raises(NotPrimaryError):
+        put(regions.eu, 3, 1)
+    kept = regions.eu.admin.failover(regions.us, abort=True)
+    assert kept.primary == kept.source
+    regions.eu.admin.repair()
+    put(regions.eu, 3, 1)
+    done = regions.eu.admin.failover(regions.us)
+    assert done.primary == done.target
+    assert steps(regions.us) == [1, 3]
+
+
+def damage(saver: GCSSaver, name: str) -> None:
+    from langgraph_gcs_saver.engine.effects import Commit, Merge
+
+    assert saver._backend.perform(Commit((Merge(name, {"manifest": b"damaged"}),))) is not None
+
+
+def test_there_is_nothing_to_take_back_from_the_primary(regions: Regions) -> None:
+    kept = regions.eu.admin.failover(regions.us, abort=True)
+    assert (kept.primary, kept.epoch) == (kept.source, 1)
+    regions.eu.admin.failover(regions.us)
+    with pytest.raises(InvalidInputError, match="the primary already"):
+        regions.eu.admin.failover(regions.us, abort=True)
+    with pytest.raises(InvalidInputError, match="both true"):
+        regions.eu.admin.failover(regions.us, force=True, abort=True)
+
+
+def test_stores_that_are_no_replicas_of_each_other(regions: Regions, tmp_path: Path) -> None:
+    with GCSSaver.from_conn_string(f"{tmp_path.as_uri()}/other") as other:
+        put(other, 1, None)
+        for options in ({}, {"force": True}, {"abort": True}):
+            with pytest.raises(InvalidInputError, match="not replicated|replicated with"):
+                regions.eu.admin.failover(other, **options)
+            with pytest.raises(InvalidInputError, match="not replicated|replicated with"):
+                other.admin.failover(regions.us, **options)
+        with pytest.raises(InvalidInputError, match="its own replica"):
+            other.admin.failover(other)
+    assert (role(regions.eu).epoch, role(regions.us).epoch) == (1, 1)
+
+
+# Forced
+
+
+def test_a_forced_failover_is_completed_when_the_source_is_back(regions: Regions) -> None:
+    regions.ship()
+    put(regions.eu, 2, 1)
+    regions.lose()
+    put(regions.us, 3, 1)
+    # The source does not know it yet, so it takes a step.
+    regions.outage.is_out = False
+    put(regions.eu, 4, 2)
+    done = regions.find_again()
+    assert (done.unreached, done.primary) == ("", done.target)
+    assert not role(regions.us).unmerged
+    with pytest.raises(NotPrimaryError):
+        put(regions.eu, 5, 4)
+    assert steps(regions.us) == [1, 2, 3, 4]
+    assert [one.checkpoint_id for one in done.forks] == [put_arguments(2, 1)[1]["id"]]
+    assert [one.checkpoint_id for one in regions.events if isinstance(one, ForkMerged)] == [
+        one.checkpoint_id for one in done.forks
+    ]
+
+
+def test_nothing_that_was_acknowledged_before_the_mark_is_missing(regions: Regions) -> None:
+    put(regions.eu, 2, 1)
+    regions.ship()
+    put(regions.eu, 3, 2)
+    regions.outage.is_out = True
+    done = regions.eu.admin.failover(regions.us, force=True)
+    assert done.mark is not None
+    times = {
+        one.metadata["step"]: regions_time(regions.eu, one.config["configurable"]["checkpoint_id"])
+        for one in steps_of(regions)
+    }
+    covered = {step for step, time in times.items() if time <= done.mark.timestamp() * 1e9}
+    assert covered == {1, 2}
+    assert steps(regions.us) == [1, 2]
+    assert done.mark.isoformat() in str(done)
+
+
+def steps_of(regions: Regions) -> list[Any]:
+    regions.outage.is_out = False
+    return list(regions.eu.list(config_of(None)))
+
+
+def regions_time(saver: GCSSaver, checkpoint_id: str) -> int:
+    name = keys.checkpoint_doc(THREAD, "", checkpoint_id)
+    time: int = saver._backend.perform(GetDocs((name,)))[name].create_time
+    return time
+
+
+def test_an_operation_that_the_lost_region_may_have_begun_does_not_begin_again(regions: Regions) -> None:
+    assert once(regions.eu, "shipped") == "charged shipped"
+    put(regions.eu, 2, 1)
+    regions.ship()
+    assert once(regions.eu, "not shipped") == "charged not shipped"
+    regions.lose()
+    assert once(regions.us, "shipped") == "charged shipped"
+    with pytest.raises(OutcomeUnknownError):
+        once(regions.us, "not shipped")
+    (found,) = regions.us.thread(THREAD).operations.unresolved()
+    assert (found.key, found.state) == ("not shipped", "unknown")
+    # The caller, or a person, knows more.
+    assert once(regions.us, "repeatable", mode="at_least_once") == "charged repeatable"
+    assert once(regions.us, "looked up", reconcile=lambda _: "found") == "found"
+    assert once(regions.us, "not there", reconcile=lambda _: NOT_DONE) == "charged not there"
+    regions.us.thread(THREAD).operations.resolve("not shipped", result="charged not shipped")
+    assert once(regions.us, "not shipped") == "charged not shipped"
+    # A thread of which the other region has shipped nothing is new.
+    other = regions.us.thread("another").operations
+    assert other.once("charge", lambda: "charged", request={}, key="new") == "charged"
+
+
+def test_a_process_that_knew_the_store_before_does_not_begin_an_operation_again(regions: Regions) -> None:
+    regions.eu.admin.failover(regions.us)
+    assert once(regions.us, "first") == "charged first"
+    regions.us.admin.failover(regions.eu)
+    put(regions.eu, 2, 1)
+    regions.ship()
+    regions.lose()
+    with pytest.raises(OutcomeUnknownError):
+        once(regions.us, "second")
+
+
+def test_operations_begin_again_once_the_source_was_merged(regions: Regions) -> None:
+    put(regions.eu, 2, 1)
+    regions.ship()
+    assert once(regions.eu, "not shipped") == "charged not shipped"
+    regions.lose()
+    with pytest.raises(OutcomeUnknownError):
+        once(regions.us, "another")
+    regions.find_again()
+    assert once(regions.us, "not shipped") == "charged not shipped"
+    assert once(regions.us, "new") == "charged new"
