@@ -47,6 +47,7 @@ if TYPE_CHECKING:
         ThreadStatus,
         Training,
         Transfer,
+        Warmed,
     )
     from langgraph_gcs_saver.saver.checkpointer import GCSSaver
     from langgraph_gcs_saver.saver.compensations import compensation
@@ -102,6 +103,7 @@ __all__ = [
     "Training",
     "Transfer",
     "VectorSearch",
+    "Warmed",
     "__version__",
     "analytics",
     "arecomputed",
@@ -159,6 +161,7 @@ _LATER = {
         "ThreadStatus",
         "Training",
         "Transfer",
+        "Warmed",
     ),
     "references.derived": ("VectorSearch", "arecomputed", "recomputed"),
     "references.refs": ("Ref",),

@@ -1009,6 +1009,30 @@ class Recovery:
         return f"Thread {self.thread_id!r}: {self.outcome}{error}{tried}"
 
 
+@record(frozen=True, slots=True, kw_only=True)
+class Warmed:
+    """What `warm` has read of a thread; its text is for people.
+
+    Attributes:
+        thread_id: The thread.
+        checkpoint_id: Its newest checkpoint; `None` if it has none, or cannot be read.
+        bytes: Size of the checkpoint's serialized values and pending writes.
+        error: Why it cannot be read, if it cannot.
+    """
+
+    thread_id: str
+    checkpoint_id: str | None = None
+    bytes: int = 0
+    error: str | None = None
+
+    def __str__(self) -> str:
+        if self.error is not None:
+            return f"Thread {self.thread_id!r}: skipped. {self.error}"
+        if self.checkpoint_id is None:
+            return f"Thread {self.thread_id!r}: empty"
+        return f"Thread {self.thread_id!r}: checkpoint {self.checkpoint_id}, {self.bytes} bytes"
+
+
 RecoveryKind = Literal["takeover", "fallback", "repair", "restore", "rollback"]
 """Why a thread had to recover; see `RecoveryRecord`."""
 

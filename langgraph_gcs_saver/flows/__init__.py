@@ -50,6 +50,7 @@ if TYPE_CHECKING:
         train,
         transfer,
         verify,
+        warm,
         watch,
         work,
     )
@@ -89,6 +90,7 @@ if TYPE_CHECKING:
         "train",
         "transfer",
         "verify",
+        "warm",
         "watch",
         "work",
     ]

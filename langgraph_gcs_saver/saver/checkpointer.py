@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     from langgraph_gcs_saver.flows.stored import Stored
     from langgraph_gcs_saver.flows.writes import PutWrites
     from langgraph_gcs_saver.policy.retention import Retention, Strategy
-    from langgraph_gcs_saver.results import ThreadStatus
+    from langgraph_gcs_saver.results import ThreadStatus, Warmed
     from langgraph_gcs_saver.saver.each import Each
     from langgraph_gcs_saver.saver.shipper import Shipper
     from langgraph_gcs_saver.saver.team import Team
@@ -304,6 +304,43 @@ class GCSSaver(Connection, BaseCheckpointSaver[str]):
             owner=owner,
         )
         return Recoveries(self, graph, work)
+
+    def warm(self, thread_ids: Iterable[str]) -> list[Warmed]:
+        """Read the newest checkpoints of threads, so that the next `get_tuple` of each has less to wait for.
+
+        Call it when you expect that threads will be used soon: a user has opened a page, or an interrupt is about to be
+        answered. It reads the root graph's checkpoint and its pending writes, a few threads at a time, checks them, and
+        keeps the values in the cache (`cache_max_bytes`). A later read still looks for a newer checkpoint. It takes one
+        round, and fetches no value that the cache has. If the cache is too small, values of earlier threads are
+        dropped.
+
+        A thread that cannot be read does not stop the others. A `ThreadSkipped` event reports it, and so does its
+        result.
+
+        Args:
+            thread_ids: The threads. They need not exist.
+
+        Returns:
+            What was read, in the order of the threads, each of them once.
+
+        Raises:
+            InvalidIdError: An id cannot be stored.
+            InvalidInputError: The threads are one text, and not a list of ids.
+            StoreError: A service rejected a request, or did not answer before the deadline.
+        """
+        return run(self._warm(thread_ids), self._backend)
+
+    async def awarm(self, thread_ids: Iterable[str]) -> list[Warmed]:
+        """Asynchronous twin of `warm`."""
+        return await arun(self._warm(thread_ids), self._backend)
+
+    def _warm(self, thread_ids: Iterable[str]) -> Flow[list[Warmed]]:
+        if isinstance(thread_ids, str):
+            raise InvalidInputError(f"thread_ids is the text {thread_ids[:80]!r}; pass a list of ids.")
+        found = [configs.text_of({"thread_id": one}, "thread_id") for one in thread_ids]
+        for one in found:
+            thread_doc(one)
+        return flows.warm.warm(found, self._context)
 
     # Reading
 

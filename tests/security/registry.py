@@ -127,6 +127,7 @@ def _put(a: Around) -> Arguments:
 
 METHODS: Mapping[str, Callable[[Around], Arguments]] = {
     "get": lambda a: _call(a.at()),
+    "warm": lambda a: _call([a.thread]),
     "get_tuple": lambda a: _call(a.at()),
     "list": lambda a: _call(a.at()),
     "get_delta_channel_history": lambda a: _call(config=a.at(a.newest), channels=list(a.channels)),

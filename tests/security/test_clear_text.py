@@ -190,6 +190,7 @@ def outcomes(tmp_path):
     return {
         "get": (ClearTextError, cfg()),
         "get_tuple": (ClearTextError, cfg()),
+        "warm": (lambda found: ["in clear" in one.error for one in found] == [True], ["t"]),
         "list": (ClearTextError, cfg()),
         "get_delta_channel_history": (ClearTextError, history),
         "prune": (ClearTextError, ["t", "u"]),

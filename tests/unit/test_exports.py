@@ -28,7 +28,7 @@ LANGGRAPHS = (
 )
 """What LangGraph's base class declares."""
 
-OURS = ("setup", "ping", "close")
+OURS = ("setup", "ping", "warm", "close")
 TWINS = [(GCSSaver, name, f"a{name}") for name in (*LANGGRAPHS, *OURS)]
 
 ADMINS = (
