@@ -10,8 +10,9 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from langgraph.errors import GraphDrained
@@ -23,6 +24,7 @@ from langgraph_gcs_saver.engine.effects import GetDocs
 from langgraph_gcs_saver.errors import (
     GCSSaverError,
     InvalidInputError,
+    NotPrimaryError,
     StoreUnavailableError,
     ThreadBusyError,
 )
@@ -37,6 +39,7 @@ from langgraph_gcs_saver.saver.internals import Internals
 from langgraph_gcs_saver.saver.lease import Lease
 from langgraph_gcs_saver.saver.run import arun, run
 from langgraph_gcs_saver.saver.running import breakpoints_of, check_durability, is_at_breakpoint
+from langgraph_gcs_saver.saver.standby import Standby
 
 if TYPE_CHECKING:
     from langchain_core.runnables import RunnableConfig
@@ -108,7 +111,7 @@ class Recoveries:
         with _Worker(inside, self._graphs, self._unnamed, self._work).working() as worker:
             while not worker.is_over():
                 with worker.looking():
-                    for one in runner.run(worker.find(), backend):
+                    for one in worker.taking(runner.run(worker.find(), backend)):
                         with worker.resuming(one) as attempt:
                             graph = runner.run(attempt.examine(), backend)
                             if graph is not None:
@@ -128,7 +131,7 @@ class Recoveries:
         with _Worker(inside, self._graphs, self._unnamed, self._work).working() as worker:
             while not worker.is_over():
                 with worker.looking():
-                    for one in await runner.arun(worker.find(), backend):
+                    for one in worker.taking(await runner.arun(worker.find(), backend)):
                         with worker.resuming(one) as attempt:
                             graph = await runner.arun(attempt.examine(), backend)
                             if graph is not None:
@@ -151,6 +154,7 @@ class _Worker:
         resumed: Number of threads that it has resumed.
         passed: By thread, the time of the note about it that this worker cannot do anything about.
         policy: The policy of each run, which also ends when the worker has to.
+        standby: Whether the worker waits, because its store is not the primary of two regions.
     """
 
     def __init__(
@@ -163,6 +167,7 @@ class _Worker:
         self.resumed = 0
         self.passed: dict[str, int] = {}
         self.policy: Policy | None = None
+        self.standby = Standby(inside.context, waits=work.every is not None)
         self._has_looked = False
         self._control = RunControl()
         self._stopping: Any = None
@@ -196,14 +201,28 @@ class _Worker:
         return self._stopping is not None and bool(self._stopping.meet(self._control))
 
     def find(self) -> Flow[list[Listed]]:
-        """The threads that may have to be resumed, in random order, so that workers do not follow each other."""
+        """The threads that may have to be resumed, in random order, so that workers do not follow each other.
+
+        There are none while the store is not the primary of two regions.
+        """
+        if not (yield from self.standby.may_take()):
+            yield from self.standby.prepare(partial(flows.work.ready, self.work.backoff))
+            return []
         found = yield from all_of(flows.work.ready(self.work.backoff))
         known = {one.active.thread_id: one.active.time for one in found}
         # Those that are not listed any more are forgotten.
         self.passed = {thread_id: time for thread_id, time in self.passed.items() if known.get(thread_id) == time}
         fresh = [one for one in found if one.active.thread_id not in self.passed]
         random.shuffle(fresh)
+        self.standby.expect(fresh)
         return fresh
+
+    def taking(self, found: Iterable[Listed]) -> Iterator[Listed]:
+        """These threads one by one, while the store is the primary."""
+        for one in found:
+            if self.standby.is_waiting:
+                return
+            yield one
 
     @contextmanager
     def looking(self) -> Iterator[None]:
@@ -218,7 +237,7 @@ class _Worker:
 
     def pauses(self) -> Iterator[float]:
         """The seconds to sleep until the next look, in pieces."""
-        until = time.monotonic() + (self.work.every or 0.0)
+        until = time.monotonic() + (self.standby.pause() if self.standby.is_waiting else self.work.every or 0.0)
         while not self.is_over() and (left := until - time.monotonic()) > 0:
             yield min(left, _LOOK_SECONDS)
 
@@ -230,6 +249,11 @@ class _Worker:
             yield attempt
         except GraphDrained:
             attempt.recovery = Recovery(thread_id=one.active.thread_id, outcome="paused")
+        except NotPrimaryError:
+            if self.work.every is None:
+                raise
+            self.standby.wait()
+            attempt.leave()
         except Exception as error:  # noqa: BLE001 - a graph may raise anything, and the next thread is not to blame
             attempt.fail(error)
 
@@ -257,6 +281,9 @@ class _Attempt:
         """
         worker, seen = self._worker, self._seen
         inside, work = worker.inside, worker.work
+        if not (yield from worker.standby.may_take()):
+            return None
+        yield from worker.standby.warm(seen.thread_id)
         found = yield from flows.work.examine(seen, work.attempts, self._is_ours, inside.loads, inside.context)
         if found is None:
             return None
@@ -316,6 +343,11 @@ class _Attempt:
         name = keys.active_doc(thread_id)
         is_left = name in (yield from GetDocs((name,)))
         self.recovery = Recovery(thread_id=thread_id, outcome="waiting" if is_left else "finished")
+
+    def leave(self) -> None:
+        """Note that the store is not the primary any more. A worker of the other region resumes the thread."""
+        if self._has_begun:
+            self.recovery = Recovery(thread_id=self._seen.thread_id, outcome="paused")
 
     def fail(self, error: Exception) -> None:
         """Note an error."""
