@@ -1,4 +1,4 @@
-"""Workers of two regions: one waits while its store is not the primary, and the other stops once its store is fenced."""
+"""Workers of two regions: one waits while its store is not the primary, and one stops once its store is fenced."""
 
 from __future__ import annotations
 
@@ -13,26 +13,48 @@ import pytest
 from langgraph_gcs_saver import GCSSaver, Recovery
 from langgraph_gcs_saver import errors as e
 from langgraph_gcs_saver.engine import runner
-from langgraph_gcs_saver.engine.effects import Commit, GetDocs
+from langgraph_gcs_saver.engine.effects import Commit, Effect, GetDocs
+from langgraph_gcs_saver.engine.interceptors import APerform, Interceptor, Perform
 from langgraph_gcs_saver.flows import warm
 from langgraph_gcs_saver.format import regions
-from langgraph_gcs_saver.format.regions import FIRST_ROLE, ROLES, Role, RoleName
+from langgraph_gcs_saver.format.regions import ROLES, Role, RoleName
 from langgraph_gcs_saver.saver import standby
-from tests.behaviour.test_work import INPUT, World, config, crash, fail, logs, recover
-from tests.kit.interceptors import Rounds, Seen
-from tests.patience import PATIENCE, eventually
+from tests.behaviour.test_work import World, crash, fail, logs, recover
+from tests.kit.interceptors import ROLE, Rounds
+from tests.patience import PATIENCE, aeventually, eventually
 
 OTHER = "file:///other"
 
 
-@pytest.fixture
-def seen() -> Seen:
-    return Seen()
+class Looks(Interceptor):
+    """Counts how often a role is looked at by itself."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def around(self, effect: Effect[Any], perform: Perform) -> Any:
+        self.count += effect == ROLE
+        return perform(effect)
+
+    async def aaround(self, effect: Effect[Any], perform: APerform) -> Any:
+        self.count += effect == ROLE
+        return await perform(effect)
+
+    def more(self) -> None:
+        """Wait until a worker has looked some times more."""
+        before = self.count
+        eventually(lambda: self.count > before + 3)
 
 
 @pytest.fixture
-def saver(seen: Seen) -> Iterator[GCSSaver]:
-    with GCSSaver.from_conn_string("memory:", interceptors=[seen]) as saver:
+def looks() -> Looks:
+    return Looks()
+
+
+@pytest.fixture
+def saver(looks: Looks) -> Iterator[GCSSaver]:
+    with GCSSaver.from_conn_string("memory:", interceptors=[looks]) as saver:
+        become(saver, "primary")
         yield saver
 
 
@@ -56,11 +78,6 @@ def become(saver: GCSSaver, name: RoleName) -> None:
         return (yield from Commit(Role(epoch, name, OTHER).writes(docs)))
 
     assert runner.run(change(), saver._as_shipper) is not None
-
-
-def looks(seen: Seen) -> int:
-    """How often a role was looked at by itself."""
-    return seen.requests.count(GetDocs((FIRST_ROLE,)))
 
 
 @contextmanager
@@ -91,26 +108,24 @@ def crashed(saver: GCSSaver, world: World, *threads: str) -> Any:
 
 
 @pytest.mark.parametrize("role", ["replica", "fenced"])
-def test_a_worker_waits_until_its_store_is_the_primary(saver, world, seen, role):
+def test_a_worker_waits_until_its_store_is_the_primary(saver, world, looks, role):
     graph = crashed(saver, world, "t")
     become(saver, role)
     with worker(saver, graph) as found:
-        before = looks(seen)
-        eventually(lambda: looks(seen) > before + 3)
+        looks.more()
         assert world.ran == []
         become(saver, "primary")
     assert [(one.thread_id, one.outcome) for one in found] == [("t", "finished")]
     assert world.ran == ["b", "z"]
 
 
-def test_so_does_one_on_an_event_loop(saver, world, seen):
+def test_so_does_one_on_an_event_loop(saver, world, looks):
     graph = crashed(saver, world, "t")
     become(saver, "replica")
 
     async def work() -> list[Recovery]:
         async def promote() -> None:
-            while looks(seen) < 3:
-                await asyncio.sleep(0.01)
+            await aeventually(lambda: looks.count > 3)
             assert world.ran == []
             become(saver, "primary")
 
@@ -133,7 +148,7 @@ def test_a_single_look_says_which_store_to_use(saver, world):
 
 
 @pytest.mark.parametrize("durability", ["sync", "async"])
-def test_a_worker_stops_when_its_store_is_fenced(saver, world, seen, durability):
+def test_a_worker_stops_when_its_store_is_fenced(saver, world, looks, durability):
     """The step under way stores nothing. The next threads are not begun, and all of them end once it may."""
     graph = crashed(saver, world, "t", "u")
     before = logs(graph, "t"), logs(graph, "u")
@@ -150,20 +165,20 @@ def test_a_worker_stops_when_its_store_is_fenced(saver, world, seen, durability)
         ran = list(world.ran)
         assert ran[0] == "b"
         assert ran.count("b") == 1, "the next thread was begun"
-        begun = looks(seen)
-        eventually(lambda: looks(seen) > begun + 3)
+        looks.more()
         assert world.ran == ran
         become(saver, "primary")
     assert sorted(one.outcome for one in found) == ["finished", "finished", "paused"]
     assert logs(graph, "t") == logs(graph, "u") == ["in", "a", "b", "z"]
 
 
-def test_a_worker_of_a_single_region_looks_for_a_role_at_most_once(saver, world, seen):
-    graph = crashed(saver, world, "t", "u")
-    with worker(saver, graph, limit=2) as found:
-        pass
+def test_a_worker_of_a_single_region_looks_for_a_role_at_most_once(world, looks):
+    with GCSSaver.from_conn_string("memory:", interceptors=[looks]) as saver:
+        graph = crashed(saver, world, "t", "u")
+        with worker(saver, graph, limit=2) as found:
+            pass
     assert [one.outcome for one in found] == ["finished"] * 2
-    assert looks(seen) <= 1
+    assert looks.count <= 1
 
 
 # Tips that are read ahead
@@ -188,7 +203,7 @@ def test_the_tips_of_crashed_threads_are_read_together_before_they_are_resumed(m
 
 
 def test_a_worker_that_waits_reads_the_tips_of_threads(many, monkeypatch):
-    saver, graph, count = many
+    saver, graph, _ = many
     become(saver, "replica")
     monkeypatch.setattr(standby, "WARM_SECONDS", PATIENCE)
     with worker(saver, graph, limit=warm.AT_ONCE + 1) as found:
