@@ -73,19 +73,19 @@ def test_a_comparison(command, store_uri, other):
 
 
 @pytest.mark.parametrize(
-    ("to", "code", "told"),
+    ("to", "told"),
     [
-        ("{store}", 2, "cannot be its own replica"),
-        ("memory:", 2, "memory:"),
-        ("nonsense", 2, "The forms are"),
-        ("{used}", 2, "has threads, and is no replica"),
+        ("{store}", "cannot be its own replica"),
+        ("memory:", "memory:"),
+        ("nonsense", "The forms are"),
+        ("{used}", "has threads, and is no replica"),
     ],
 )
-def test_what_can_be_no_replica(command, store_uri, tmp_path, to, code, told):
+def test_what_can_be_no_replica(command, store_uri, tmp_path, to, told):
     fill(store_uri, "t", 10)
     fill(f"file://{tmp_path}/used", "t", 10)
     ended = command("replicate", "--to", to.format(store=store_uri, used=f"file://{tmp_path}/used"))
-    assert ended.code == code
+    assert ended.code == 2
     assert told in ended.err
     assert "Traceback" not in ended.err
 

@@ -19,6 +19,7 @@ from langgraph_gcs_saver.cadence import objective as rates
 from langgraph_gcs_saver.engine.effects import Commit, HashBlob
 from langgraph_gcs_saver.engine.interceptors import Interceptor
 from langgraph_gcs_saver.errors import SagaStuckError, StoreUnavailableError
+from langgraph_gcs_saver.events import ReadFromMirror
 from langgraph_gcs_saver.monitoring.alerts import alerts
 from langgraph_gcs_saver.monitoring.promql import dialect
 from langgraph_gcs_saver.testing.interceptors import LatencyInterceptor
@@ -68,9 +69,9 @@ class Case:
         self._folder = folder
         self._stack = stack
 
-    def saver(self, *, watch_store: timedelta | None = None, **options: Any) -> GCSSaver:
+    def saver(self, *, uri: str | None = None, watch_store: timedelta | None = None, **options: Any) -> GCSSaver:
         """A saver that is measured."""
-        saver = self._stack.enter_context(GCSSaver.from_conn_string(self.uri, **options))
+        saver = self._stack.enter_context(GCSSaver.from_conn_string(uri or self.uri, **options))
         return self.recording.watch(saver, watch_store)
 
     def run(self, saver: GCSSaver, thread: str = "t", steps: int = 3, large: str = "") -> None:
@@ -353,6 +354,33 @@ def test_a_rollback_that_is_stuck(case):
     assert saga.resume().state == "running"
     case.recording.at(70)
     case.assert_firing(minutes=72)
+
+
+def test_a_replica_that_is_behind(case):
+    """It has everything until the follower hangs, and then the time since the mark grows."""
+    saver, replica = case.saver(), case.saver(uri=f"{case.uri}-replica")
+    saver.admin.replicate(replica)
+    case.run(saver)
+    followed = iter(saver.admin.follow(replica))
+    assert next(followed).threads == 1
+    case.recording.at(1)
+    case.assert_firing(minutes=3)
+    case.run(saver)
+    eventually(lambda: case.value("langgraph_gcs.replication.lag") > 0.2)
+    case.recording.at(5)
+    case.assert_firing("behind", minutes=7, behind=0.1)
+    next(followed)
+    case.recording.at(9)
+    case.assert_firing(minutes=11)
+
+
+def test_reads_from_a_mirror(case):
+    saver = case.saver()
+    case.recording.at(1)
+    case.assert_firing(minutes=3)
+    saver._subscribers.emit(ReadFromMirror(name="an object", reason="unavailable"))
+    case.recording.at(5)
+    case.assert_firing("mirror", minutes=7)
 
 
 def test_another_alert_than_the_expected_one_is_noticed(case):
