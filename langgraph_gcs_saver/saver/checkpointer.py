@@ -29,7 +29,7 @@ from langgraph_gcs_saver import flows
 from langgraph_gcs_saver.engine.effects import Ask, Flow
 from langgraph_gcs_saver.engine.protocols import BlobStore, DocumentStore
 from langgraph_gcs_saver.engine.runner import arun, run
-from langgraph_gcs_saver.errors import InvalidInputError
+from langgraph_gcs_saver.errors import GCSSaverError, InvalidInputError
 from langgraph_gcs_saver.events import ThreadSkipped
 from langgraph_gcs_saver.flows import load, save, threads
 from langgraph_gcs_saver.flows.writes import put_writes as store_writes
@@ -155,7 +155,11 @@ class GCSSaver(Connection, BaseCheckpointSaver[str]):
         if self._options.replica is not None:
             from langgraph_gcs_saver.saver.shipper import Shipper  # noqa: PLC0415 - most stores have no replica
 
-            self._shipper = Shipper(self, self._options.replica, credentials, self._background)
+            try:
+                self._shipper = Shipper(self, self._options.replica, credentials, self._background)
+            except GCSSaverError:
+                self.close()
+                raise
         self._call = partial(Call, self._subscribers, self._labels)
 
     def close(self) -> None:

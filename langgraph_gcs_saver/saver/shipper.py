@@ -26,8 +26,6 @@ from langgraph_gcs_saver.saver.connection import Connection
 from langgraph_gcs_saver.saver.replicas import Replicas
 
 if TYPE_CHECKING:
-    from google.auth.credentials import Credentials
-
     from langgraph_gcs_saver.format.regions import Entry
 
 T = TypeVar("T")
@@ -37,6 +35,9 @@ LANES = tuple(Kind(f"replica-{number}", most=2500, wait=3.0, finishes=True) for 
 
 RETRY_SECONDS = 5.0
 """How long nothing is shipped after a store did not answer."""
+
+MOST_LATE = 10_000
+"""How many threads are tried again then. The follower ships the others."""
 
 _RETRY = "retry"
 
@@ -57,7 +58,7 @@ class Shipper:
         InvalidURIError: The connection string names no store.
     """
 
-    def __init__(self, saver: Connection, uri: str, credentials: Credentials | None, background: Background) -> None:
+    def __init__(self, saver: Connection, uri: str, credentials: object, background: Background) -> None:
         options = saver._options  # noqa: SLF001 - this is a part of the saver
         self._target = Connection.from_conn_string(
             uri,
@@ -83,6 +84,7 @@ class Shipper:
         """A flow whose changes are shipped. Before its first write, the process checks that it has this replica."""
         if self._processes.get().is_checked:
             return self._admit(flow)
+        self._look_again()
         return self._admit(through(flow, self._checked))
 
     def _checked(self, effect: Effect[Any]) -> Flow[Any]:
@@ -96,11 +98,16 @@ class Shipper:
                     f"`replica` names {self._pair.pair.target!r}, but of this store, {other}. Nothing was stored. Run "
                     f"`langgraph-gcs replicate --to URI` once, or pass the right `replica`."
                 )
-            region = self._contexts.get().region
-            if region is not None:
-                region.on_entries = self._queue
+            self._look_again()
             process.is_checked = True
         return (yield from effect)
+
+    def _look_again(self) -> None:
+        """Let the process look for a role again if it has found none, because the replication may have begun since."""
+        region = self._contexts.get().region
+        if region is not None:
+            region.on_entries = self._queue
+            region.is_known = region.is_known and region.is_replicated
 
     def close(self) -> None:
         """Close the replica. Idempotent."""
@@ -122,7 +129,7 @@ class Shipper:
     def _ship(self, lane: Kind, segment: str) -> None:
         process = self._processes.get()
         if process.resting_until > time.monotonic():  # clock: a later try ships the same
-            process.late[segment] = None
+            self._retry_later(lane, segment)
             return
         began = time.monotonic()  # clock: only reported
         try:
@@ -131,14 +138,19 @@ class Shipper:
             logger.info("The saver was closed before all changes were shipped. `langgraph-gcs replicate` ships them.")
         except StoreUnavailableError as error:
             process.resting_until = time.monotonic() + RETRY_SECONDS  # clock: as above
-            process.late[segment] = None
-            self._background.repeat(lane, _RETRY, RETRY_SECONDS, partial(self._retry, lane))
+            self._retry_later(lane, segment)
             self._pair.report_failure(error, "", None)
         except GCSSaverError as error:
             self._pair.report_failure(error, told_thread_id(segment), None)
         else:
             if shipped.entries:
                 self._pair.report(shipped, time.monotonic() - began, None)  # clock: only reported
+
+    def _retry_later(self, lane: Kind, segment: str) -> None:
+        late = self._processes.get().late
+        if len(late) < MOST_LATE:
+            late[segment] = None
+        self._background.repeat(lane, _RETRY, RETRY_SECONDS, partial(self._retry, lane))
 
     def _retry(self, lane: Kind) -> None:
         self._background.stop(lane, _RETRY)

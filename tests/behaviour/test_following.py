@@ -135,16 +135,20 @@ def test_a_writer_ships_what_it_has_stored(uris, here, there, is_async):
 
 def test_a_writer_ships_between_emulators(emulated):
     with GCSSaver.from_conn_string(emulated[0]) as here, GCSSaver.from_conn_string(emulated[1]) as there:
-        here.admin.replicate(there)
+        invoke(here, "old", 1)
         with GCSSaver.from_conn_string(emulated[0], replica=emulated[1], inline_max_bytes=4_000) as saver:
+            assert saver.get_tuple(config_of("old"))
+            with pytest.raises(InvalidOptionError):
+                invoke(saver, "t")
+            here.admin.replicate(there)
             invoke(saver, "t")
             saver.admin.pin(next(saver.list(config_of("t"))).config, "label")
             invoke(saver, "gone", 1)
             saver.delete_thread("gone")
             eventually(lambda: here.admin.replication(there).entries == 0)
-        same(here, there, "t")
+        same(here, there, "old", "t")
         assert list(here.admin.pins(config_of("t"))) == list(there.admin.pins(config_of("t"))) != []
-        assert [one.thread_id for one in there.admin.threads()] == ["t"]
+        assert {one.thread_id for one in there.admin.threads()} == {"old", "t"}
 
 
 def test_a_replica_that_does_not_answer_holds_nothing_up(uris, here, there, monkeypatch):
@@ -154,14 +158,14 @@ def test_a_replica_that_does_not_answer_holds_nothing_up(uris, here, there, monk
     with GCSSaver.from_conn_string(uris[0], replica=uris[1], on_event=events.append) as saver:
         saver._shipper._target._backend.intercept(fault)
         fault.set(DOWN, Commit)
-        for thread in "ab":
-            invoke(saver, thread)
+        for thread in "abcdef":
+            invoke(saver, thread, 1)
         eventually(lambda: of_kind(events, ReplicationFailed))
         assert there.admin.threads() == []
         fault.set(None)
         eventually(lambda: here.admin.replication(there).entries == 0)
     assert {event.kind for event in of_kind(events, ReplicationFailed)} == {"unavailable"}
-    same(here, there, "a", "b")
+    same(here, there, *"abcdef")
 
 
 class Hanging(Interceptor):

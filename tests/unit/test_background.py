@@ -140,6 +140,21 @@ def test_closing_waits_for_the_job_under_way():
     assert not running()
 
 
+def test_closing_finishes_what_has_not_begun_if_a_kind_says_so():
+    background, gate, done = Background(), Gate(), []
+    thorough = Kind("test-thorough", most=3, wait=PATIENCE, finishes=True)
+    background.submit(thorough, "a", gate)
+    assert gate.begun.wait(PATIENCE)
+    background.submit(thorough, "b", partial(done.append, "b"))
+    closing = threading.Thread(target=background.close)
+    closing.start()
+    eventually(lambda: background.submit(thorough, "c", int) is False)
+    gate.go.set()
+    closing.join()
+    assert done == ["b"]
+    assert not running()
+
+
 def test_a_job_may_close_it():
     background, closed = Background(), threading.Event()
     background.submit(KIND, "a", lambda: (background.close(), closed.set()))
