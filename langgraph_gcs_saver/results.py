@@ -776,8 +776,9 @@ class Failover:
         epoch: The number of the change. Each change has a greater one.
         shipped: How many changes this call has shipped from the source to the target.
         forks: Forks that have come about because both stores were written to.
-        mark: After a forced failover, everything that the source had acknowledged before this time is in the target, by
-            the clock of the source's service. `None` after any other call, or if nothing has been shipped yet.
+        mark: After a forced failover, nothing that the source had acknowledged before this time is missing in the
+            target, in nanoseconds since the epoch by the source's clock. `None` after any other call, or if no pass over
+            the outbox has ended.
         unreached: Why the source was not fenced, if a forced failover could not reach it; otherwise empty. Until a
             later call has fenced it, the source may take writes.
     """
@@ -788,7 +789,7 @@ class Failover:
     epoch: int
     shipped: int = 0
     forks: tuple[ForkFound, ...] = ()
-    mark: datetime | None = None
+    mark: int | None = None
     unreached: str = ""
 
     def __str__(self) -> str:
@@ -803,7 +804,8 @@ class Failover:
         if self.unreached and self.mark is None:
             lines.append("It is not known what is missing there, because no pass over the outbox has ended.")
         elif self.unreached and self.mark is not None:
-            lines.append(f"Nothing that was acknowledged before {self.mark.isoformat()} is missing there.")
+            mark = datetime.fromtimestamp(0, timezone.utc) + timedelta(microseconds=self.mark // 1000)
+            lines.append(f"Nothing that was acknowledged before {mark.isoformat()} is missing there.")
         if self.unreached:
             lines.append(
                 f"{self.source} was not fenced, and may still take writes: {self.unreached} Call this again when it "

@@ -23,7 +23,6 @@ fenced and has shipped that. Until then, `once` does not begin an operation that
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import datetime, timedelta, timezone
 from typing import Literal
 
 from langgraph_gcs_saver.engine.effects import Commit, Docs, Emit, Flow, Gather, GetDocs, On
@@ -166,7 +165,7 @@ def forced(pair: Pair, context: Context) -> Flow[Failover]:
         if error.store != SOURCE:
             raise
         done = _result(pair, target, unreached=str(error))
-    return replace(done, mark=None if mark is None else _moment(mark))
+    return replace(done, mark=mark)
 
 
 def taken_back(pair: Pair) -> Flow[Failover]:
@@ -267,11 +266,6 @@ def _result(pair: Pair, primary: _Store, shipped: Shipped | None = None, *, unre
         forks=() if shipped is None else shipped.forks,
         unreached=unreached,
     )
-
-
-def _moment(nanoseconds: int) -> datetime:
-    """A time of the service, rounded down."""
-    return datetime.fromtimestamp(0, timezone.utc) + timedelta(microseconds=nanoseconds // 1000)
 
 
 def _next_epoch(source: _Store, target: _Store) -> int:

@@ -92,6 +92,7 @@ COMMANDS: Mapping[str, list[str | tuple[str, int]]] = {
     "replicate": ["--to file://FILES/replica", "--to file://FILES/replica --json"],
     "replication status": ["--to file://FILES/replica", "--to file://FILES/replica --json"],
     "replication reconcile": [("--to file://FILES/replica", 2)],  # not begun
+    "failover": [("--to file://FILES/replica --yes", 2)],  # as above
     "export": ["t FILES/t.tar --yes", "tagged FILES/tagged.tar --json"],
     "import": ["FILES/hostile.tar --store file://FILES/new", "FILES/hostile.tar --as another"],
     "migrate": [
@@ -337,6 +338,7 @@ METHODS: Mapping[str, Callable[[Any, Path, Any], object]] = {
     "replicate": lambda admin, _, other: admin.replicate(other),
     "replication": lambda admin, _, other: admin.replication(other),
     "reconcile": lambda admin, _, other: (admin.replicate(other), [*admin.reconcile(other)]),
+    "failover": lambda admin, _, other: (admin.replicate(other), admin.failover(other)),
     "repair": lambda admin, files, _: (damage(files), admin.repair()),
     "setup": lambda admin, _, __: admin.setup(),
     "stats": lambda admin, _, __: admin.stats(),

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from langgraph_gcs_saver import NOT_DONE, GCSSaver
-from langgraph_gcs_saver.engine.effects import GetDocs
+from langgraph_gcs_saver.engine.effects import Commit, GetDocs, Merge
 from langgraph_gcs_saver.engine.interceptors import Interceptor
 from langgraph_gcs_saver.errors import (
     InvalidInputError,
@@ -131,7 +131,7 @@ def test_a_thread_that_cannot_be_shipped_stops_a_failover_which_can_be_taken_bac
     put(regions.eu, 2, 1)
     name = keys.checkpoint_doc(THREAD, "", put_arguments(2, 1)[1]["id"])
     damage(regions.eu, name)
-    with pytest.raises(Exception, match="amaged|orrupt"):
+    with pytest.raises(Exception, match=r"amaged|orrupt"):
         regions.eu.admin.failover(regions.us)
     assert (role(regions.eu).name, role(regions.us).name) == ("fenced", "replica")
     with pytest.raises(NotPrimaryError):
@@ -146,8 +146,6 @@ def test_a_thread_that_cannot_be_shipped_stops_a_failover_which_can_be_taken_bac
 
 
 def damage(saver: GCSSaver, name: str) -> None:
-    from langgraph_gcs_saver.engine.effects import Commit, Merge
-
     assert saver._backend.perform(Commit((Merge(name, {"manifest": b"damaged"}),))) is not None
 
 
@@ -165,9 +163,9 @@ def test_stores_that_are_no_replicas_of_each_other(regions: Regions, tmp_path: P
     with GCSSaver.from_conn_string(f"{tmp_path.as_uri()}/other") as other:
         put(other, 1, None)
         for options in ({}, {"force": True}, {"abort": True}):
-            with pytest.raises(InvalidInputError, match="not replicated|replicated with"):
+            with pytest.raises(InvalidInputError, match=r"not replicated|replicated with"):
                 regions.eu.admin.failover(other, **options)
-            with pytest.raises(InvalidInputError, match="not replicated|replicated with"):
+            with pytest.raises(InvalidInputError, match=r"not replicated|replicated with"):
                 other.admin.failover(regions.us, **options)
         with pytest.raises(InvalidInputError, match="its own replica"):
             other.admin.failover(other)
@@ -208,10 +206,10 @@ def test_nothing_that_was_acknowledged_before_the_mark_is_missing(regions: Regio
         one.metadata["step"]: regions_time(regions.eu, one.config["configurable"]["checkpoint_id"])
         for one in steps_of(regions)
     }
-    covered = {step for step, time in times.items() if time <= done.mark.timestamp() * 1e9}
+    covered = {step for step, time in times.items() if time <= done.mark}
     assert covered == {1, 2}
     assert steps(regions.us) == [1, 2]
-    assert done.mark.isoformat() in str(done)
+    assert "Nothing that was acknowledged before 20" in str(done)
 
 
 def steps_of(regions: Regions) -> list[Any]:

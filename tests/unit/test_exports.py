@@ -36,6 +36,7 @@ ADMINS = (
     *("repair", "prune", "collect", "sweep", "delete_thread", "delete_for_runs", "plan_delete_thread", "carry_out"),
     *("copy_thread", "transfer_thread", "export_thread", "import_thread", "migrate", "rebind"),
     *("operations", "resolve_operation", "batches", "sagas", "status", "train", "replicate", "replication"),
+    "failover",
 )
 TWINS += [(Admin, name, f"a{name}") for name in ADMINS]
 TWINS += [(Operations, name, f"a{name}") for name in ("once", "unresolved", "resolve")]

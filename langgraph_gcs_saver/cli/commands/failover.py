@@ -31,8 +31,8 @@ def failover(
         bool,
         typer.Option(
             "--force",
-            help="Do not wait for the primary, because it cannot be reached. What it has not shipped is missing until it "
-            "can be.",
+            help="Do not wait for the primary, because it cannot be reached. What it has not shipped is missing until "
+            "it can be.",
         ),
     ] = False,
     abort: Annotated[
@@ -63,7 +63,7 @@ def failover(
         with progress("changing the primary"):
             done = source.failover(target, force=force, abort=abort)
     if as_json:
-        print_json({**asdict(done), "mark": None if done.mark is None else done.mark.isoformat()})
+        print_json(asdict(done))
     else:
         print_lines(str(done).splitlines())
     if done.unreached:
