@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from langgraph_gcs_saver.flows.context import Context
 
 LOOK_SECONDS = 1.0
-"""How often a waiting worker looks at the role of its store, more or less. One role has one read a second and worker."""
+"""How often a waiting worker looks at the role of its store, more or less."""
 
 WARM_SECONDS = 30.0
 """How often it reads the tips of threads. A tip that it knows costs a document, and its pending writes."""
@@ -56,7 +56,8 @@ class Standby:
             DamageError: The document of the role is damaged.
             NotPrimaryError: The store is not the primary, and the worker looks only once.
         """
-        if self._context.region.is_plain:
+        region = self._context.region
+        if region is None or region.is_plain:
             return True
         role = yield from roles.look()
         if role is not None and not role.is_primary:
@@ -77,7 +78,7 @@ class Standby:
 
     def pause(self) -> float:
         """Seconds until the next look of a worker that waits. Workers that began together do not stay together."""
-        return LOOK_SECONDS * random.uniform(0.75, 1.25)
+        return LOOK_SECONDS * random.uniform(0.75, 1.25)  # noqa: S311 - this is no secret
 
     def prepare(self, ready: Callable[[], Pages[Listed]]) -> Flow[None]:
         """While the worker waits: read the tips of threads that it would take, once in a while.

@@ -23,7 +23,7 @@ from langgraph_gcs_saver import GCSSaver
 from langgraph_gcs_saver.cli.app import run
 from langgraph_gcs_saver.cli.commands import demo
 from langgraph_gcs_saver.cli.commands.work import STOPPED
-from langgraph_gcs_saver.cli.demo import deal, payment, play, play_team, trip, turns
+from langgraph_gcs_saver.cli.demo import deal, payment, play, play_team, regions, trip, turns
 from langgraph_gcs_saver.cli.demo.agent import build, modules, summarise, thread_config
 from langgraph_gcs_saver.cli.demo.child import started
 from langgraph_gcs_saver.cli.demo.history import Row, graph
@@ -555,8 +555,31 @@ def test_a_trip_that_is_undone_by_processes_that_are_killed(where, request, envi
         assert state.next == ()
 
 
+@pytest.mark.parametrize("where", ["embedded_uri", pytest.param("emulators_uri", marks=pytest.mark.soak)])
+def test_a_region_that_is_lost_and_comes_back(where, request, environment):
+    uri = request.getfixturevalue(where)
+    ended = run_command("demo", "regions", "--json", "--store", uri, environment=environment)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    result = json.loads(ended.stdout)
+    assert result["ok"]
+    assert all(result["proof"].values())
+    assert len(result["proof"]) == 7
+    assert result["was_unreachable"] == (where == "embedded_uri")
+    # The stores themselves, by savers of this process.
+    items = [f"{number} by {'Ada' if number <= result['shipped'] else 'Bob'}" for number in range(1, 51)]
+    with (
+        GCSSaver.from_conn_string(result["stores"]["east"]) as east,
+        GCSSaver.from_conn_string(result["stores"]["west"]) as west,
+    ):
+        for saver in (east, west):
+            state = regions.build(saver, "", lambda _: None).get_state(thread_config(result["thread_id"]))
+            assert (state.values["done"], state.next) == (items, ())
+        status = west.admin.replication(east)
+        assert (status.source_role, status.target_role, status.entries) == ("primary", "replica", 0)
+
+
 @pytest.mark.parametrize("options", [["--ask"], ["--documents", "20"]])
-@pytest.mark.parametrize("story", ["once", "workers", "team", "saga"])
+@pytest.mark.parametrize("story", ["once", "workers", "team", "saga", "regions"])
 def test_options_of_one_story_are_not_those_of_another(story, options, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["langgraph-gcs", "demo", story, *options])
     with pytest.raises(SystemExit, match=r"^2$"):

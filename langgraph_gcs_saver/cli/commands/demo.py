@@ -28,6 +28,7 @@ class Story(str, Enum):
     WORKERS = "workers"
     TEAM = "team"
     SAGA = "saga"
+    REGIONS = "regions"
 
 
 def demo(
@@ -74,6 +75,9 @@ def demo(
     saga: an agent books a trip, and the payment fails. What it booked is undone, by processes that are killed in the
     middle of that.
 
+    regions: an agent works on 50 items in one region, which is lost after 20. A worker that stands by in the other
+    region finishes them there. Then the first region comes back, is fenced, and stores nothing.
+
     The demo ignores LANGGRAPH_GCS_STORE and LANGGRAPH_GCS_CIPHER. Without --store, everything is in a temporary
     directory. A gs:// store may be the emulators', named by FIRESTORE_EMULATOR_HOST and STORAGE_EMULATOR_HOST.
 
@@ -103,6 +107,8 @@ def _played(story: Story) -> Callable[[Stage], dict[str, Any]]:
             from langgraph_gcs_saver.cli.demo.play_workers import story as played
         case Story.TEAM:
             from langgraph_gcs_saver.cli.demo.play_team import story as played
-        case _:
+        case Story.SAGA:
             from langgraph_gcs_saver.cli.demo.play_saga import story as played
+        case _:
+            from langgraph_gcs_saver.cli.demo.play_regions import story as played
     return played
