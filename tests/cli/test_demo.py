@@ -566,7 +566,7 @@ def test_a_region_that_is_lost_and_comes_back(where, request, environment):
     assert len(result["proof"]) == 7
     assert result["was_unreachable"] == (where == "embedded_uri")
     # The stores themselves, by savers of this process.
-    items = [f"{number} by {'Ada' if number <= result['shipped'] else 'Bob'}" for number in range(1, 51)]
+    items = [f"{number} by {'Ada' if number <= result['by_ada'] else 'Bob'}" for number in range(1, 51)]
     with (
         GCSSaver.from_conn_string(result["stores"]["east"]) as east,
         GCSSaver.from_conn_string(result["stores"]["west"]) as west,
