@@ -111,7 +111,7 @@ def planned(pair: Pair, context: Context) -> Flow[Failover]:
 
     Raises:
         ConflictError: Other processes kept changing the roles.
-        InvalidInputError: The stores do not replicate to each other.
+        InvalidInputError: The stores do not replicate to each other, or the target is not complete yet.
         GCSSaverError: Something could not be shipped. The source stays fenced: call again, or `taken_back`.
     """
     shipped = Shipped()
@@ -123,6 +123,11 @@ def planned(pair: Pair, context: Context) -> Flow[Failover]:
             # Both were promoted by force, the source last.
             yield from _changed(target, _overruled(target, source), "failover")
             continue
+        if regions.is_incomplete(target.docs.get(keys.MARK)):
+            raise InvalidInputError(
+                f"{pair.target!r} lacks what {pair.source!r} had before it was replicated. Nothing was changed. Complete "
+                "the replication first (`langgraph-gcs replicate`), or give up what is missing (`--force`)."
+            )
         epoch = source.role.epoch
         if source.role.is_primary or epoch <= target.role.epoch:
             epoch = _next_epoch(source, target)
@@ -324,7 +329,8 @@ def _seen(name: str, pair: Pair, docs: Docs) -> _Store | None:
 
 def _created(pair: Pair, name: str, role: Role) -> Flow[None]:
     """Give a store its first role, unless another process has given it one."""
-    if (yield from On(name, Commit(role.writes({})))) is not None:
+    new = (regions.INCOMPLETE,) if name == TARGET else ()
+    if (yield from On(name, Commit((*role.writes({}), *new)))) is not None:
         yield from _report(name, pair.source if name == SOURCE else pair.target, role, "", "replicate")
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 
-from langgraph_gcs_saver.engine.effects import Flow, Gather, GetDocs, On, QueryDocs
+from langgraph_gcs_saver.engine.effects import Commit, Flow, Gather, GetDocs, On, QueryDocs
 from langgraph_gcs_saver.engine.steps import at
 from langgraph_gcs_saver.errors import InvalidInputError
 from langgraph_gcs_saver.flows import regions, replication
@@ -18,7 +18,7 @@ from langgraph_gcs_saver.flows.roles import require_primary
 from langgraph_gcs_saver.flows.transfer import SOURCE
 from langgraph_gcs_saver.format import keys
 from langgraph_gcs_saver.format.manifest import DamagedError
-from langgraph_gcs_saver.format.regions import FIRST_ROLE, ROLES, Role, role_of
+from langgraph_gcs_saver.format.regions import COMPLETE, FIRST_ROLE, ROLES, Role, is_incomplete, role_of
 from langgraph_gcs_saver.results import ReplicationStatus
 
 MOST_ENTRIES = 1000
@@ -54,7 +54,12 @@ def begin(pair: Pair, context: Context) -> Flow[bool]:
         for thread in here:
             yield from at(SOURCE, _check_readable(f"{thread.name}/{keys.CHECKPOINTS}", context))
     yield from regions.begun(pair)
-    return (yield from replication.mark()) is None
+    return is_incomplete((yield from GetDocs((keys.MARK,))).get(keys.MARK))
+
+
+def complete() -> Flow[None]:
+    """Note that the target has everything that is older than the replication. Idempotent."""
+    yield from Commit((COMPLETE,))
 
 
 def _check_readable(checkpoints: str, context: Context) -> Flow[None]:

@@ -28,7 +28,7 @@ from langgraph_gcs_saver.flows.shipments import ENTRIES_PER_PAGE, Overtaken, Shi
 from langgraph_gcs_saver.flows.transfer import SOURCE
 from langgraph_gcs_saver.flows.tries import Tries
 from langgraph_gcs_saver.format import keys
-from langgraph_gcs_saver.format.regions import Entry, entry_of
+from langgraph_gcs_saver.format.regions import Entry, entry_of, is_incomplete
 from langgraph_gcs_saver.results import Reconciled, Shipped, Unshipped
 
 CLOCK = f"{keys.REGION}/clock"
@@ -157,11 +157,14 @@ def _mark_in(doc: Doc | None) -> int:
 
 
 def _move_mark(time: int) -> Flow[None]:
-    """Move the target's mark forward. Another shipper that moves it at the same time knows as much."""
+    """Move the target's mark forward. Another shipper that moves it at the same time knows as much.
+
+    A target that lacks what is older than the replication has no mark.
+    """
     doc = (yield from GetDocs((keys.MARK,))).get(keys.MARK)
     if doc is None:
         yield from Commit((Create(keys.MARK, {MARK: time}),))
-    elif time > _mark_in(doc):
+    elif time > _mark_in(doc) and not is_incomplete(doc):
         yield from Commit((Merge(keys.MARK, {MARK: time}, update_time=doc.update_time),))
 
 

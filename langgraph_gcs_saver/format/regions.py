@@ -122,6 +122,18 @@ def mark_in(doc: Doc | None) -> int | None:
     return mark if isinstance(mark, int) else None
 
 
+INCOMPLETE = Merge(keys.MARK, {"incomplete": True})
+"""The write of a new replica. Until the first comparison of both stores has ended, it lacks what is older."""
+
+COMPLETE = Merge(keys.MARK, {}, remove=("incomplete",))
+"""The write after that comparison."""
+
+
+def is_incomplete(doc: Doc | None) -> bool:
+    """Whether the store of this `lg_region/mark` may lack what is older than the replication. It gets no mark then."""
+    return doc is not None and doc.fields.get("incomplete") is True
+
+
 @record(frozen=True, slots=True)
 class Entry:
     """An entry of the outbox: the other store has to get one document, or has to delete it.

@@ -71,14 +71,17 @@ class Replicas:
     def begin(self) -> Flow[Shipped]:
         """Give both stores their roles, and ship what the target lacks. A call continues one that crashed.
 
-        Without a mark, no pass over the outbox has ended, so the target may lack what is older than the replication.
+        A new replica has no mark before it was compared with the source as a whole.
         """
         is_new = yield from replicas.begin(self.pair, self.context)
         for one in (self._source, self._target):
             region = one._context.region  # noqa: SLF001 - as above
             if region is not None:
                 region.is_known = False  # A saver of this process may know that the store has no role.
-        total = (yield from self._reconciled()) if is_new else Shipped()
+        total = Shipped()
+        if is_new:
+            total += yield from self._reconciled()
+            yield from replicas.complete()
         is_all = False
         while not is_all:
             shipped = yield from replication.ship_once(context=self.context)

@@ -342,6 +342,25 @@ def test_a_beginning_that_crashed_is_continued(uris, here):
     raise AssertionError("it never ended")
 
 
+def test_what_is_older_than_the_replication_is_missing_until_all_was_compared(here, there):
+    """Nothing says that the replica has it: there is no mark, and a failover that would lose it is refused."""
+    invoke(here, "old")
+    there._backend.intercept(crashing := Crashing(1))
+    with pytest.raises(Crash):
+        here.admin.replicate(there)
+    crashing.left = sys.maxsize
+    with pytest.raises(InvalidInputError, match="lacks what"):
+        here.admin.failover(there)
+    invoke(here, "new")
+    assert next(iter(here.admin.follow(there))).threads == 1
+    status = here.admin.replication(there)
+    assert (status.entries, status.mark, status.lag) == (0, None, None)
+    assert here.admin.replicate(there).threads == 1
+    assert here.admin.replication(there).mark is not None
+    same(here, there, "old", "new")
+    assert here.admin.failover(there).epoch == 2
+
+
 def _forget_roles(uri):
     raw = open_raw(uri)
     for name in [name for name in raw.documents() if name.startswith("lg_region/")]:
