@@ -777,8 +777,8 @@ class Failover:
         shipped: How many changes this call has shipped from the source to the target.
         forks: Forks that have come about because both stores were written to.
         mark: After a forced failover, nothing that the source had acknowledged before this time is missing in the
-            target, in nanoseconds since the epoch by the source's clock. `None` after any other call, or if no pass over
-            the outbox has ended.
+            target, in nanoseconds since the epoch by the source's clock. `None` after any other call, or if no pass
+            over the outbox has ended.
         unreached: Why the source was not fenced, if a forced failover could not reach it; otherwise empty. Until a
             later call has fenced it, the source may take writes.
     """

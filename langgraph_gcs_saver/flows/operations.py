@@ -57,6 +57,7 @@ from langgraph_gcs_saver.flows.context import ATTEMPT_DEADLINE_SECONDS, MAX_TRIE
 from langgraph_gcs_saver.flows.fences import Fence, fence_of
 from langgraph_gcs_saver.flows.manifests import make_stub, read_stub, report_clear
 from langgraph_gcs_saver.flows.readback import TIMES, discard, failed, mismatched, upload
+from langgraph_gcs_saver.flows.roles import required, role_check
 from langgraph_gcs_saver.flows.threads import NOTE_SECONDS, guard, note_thread
 from langgraph_gcs_saver.format import frames, keys, regions, sagas
 from langgraph_gcs_saver.format.frames import FrameError
@@ -84,6 +85,7 @@ from langgraph_gcs_saver.format.operations import (
     stub_in,
     value_in,
 )
+from langgraph_gcs_saver.format.regions import Role
 from langgraph_gcs_saver.format.sagas import Saga
 from langgraph_gcs_saver.records import record
 from langgraph_gcs_saver.results import OperationInfo
@@ -205,7 +207,9 @@ class _Look:
         thread: When the thread's document last changed; `None` if all threads share the operation.
         order: Makes the claim's commit fail if the checkpoint that ordered the operation is gone.
         saga: The saga of the call; `None` if it has none, or the saga is gone.
-        shipped: Up to when this store has everything that the other region's store has; `None` if it has nothing.
+        since: When this store was promoted by force, if it may lack what the other region's store has.
+        shipped: Up to when it has everything that the other one has; `None` if it has nothing, or lacks nothing.
+        role: The store's role and its update time, which the claim's commit requires; `None` if it has none.
     """
 
     operation: Operation | None
@@ -213,7 +217,17 @@ class _Look:
     thread: int | None = None
     order: Write | None = None
     saga: Saga | None = None
+    since: int | None = None
     shipped: int | None = None
+    role: tuple[int, Role] | None = None
+
+    @property
+    def is_doubted(self) -> bool:
+        """Whether the other region's store may have a claim that was not shipped before this one was promoted by force.
+
+        A thread of which nothing was shipped counts as new.
+        """
+        return self.since is not None and self.shipped is not None and self.shipped < self.since
 
 
 def claim(call: Call, context: Context, over: Operation | None = None) -> Flow[Claim | Operation]:
@@ -250,16 +264,16 @@ def claim(call: Call, context: Context, over: Operation | None = None) -> Flow[C
     seen: Operation | None = None
     look = None if over is not None else _remembered(call, context)
     for _ in range(MAX_TRIES):
-        since = _unmerged_since(call, context)
-        if look is None or (since is not None and look.docs is None):
+        if look is None:
             look = yield from _look(call, context)
         seen = look.operation
+        role = yield from required(context.region, call.document)
+        if _since(role) != look.since:
+            look = None  # The process has learned that the store was promoted by force, or was merged since.
+            continue
         with existing(seen):
-            found = yield from _try(call, look, over, context)
-        if found is not None and seen is None and _unmerged_since(call, context) != since:
-            # By this commit, the process has learned that the store was promoted by force, or was merged since.
-            yield from withdraw(found if isinstance(found, Claim) else Claim(found), context)
-        elif found is not None:
+            found = yield from _try(call, replace(look, role=role), over, context)
+        if found is not None:
             return found
         look = None
     with existing(seen):
@@ -290,7 +304,7 @@ def _try(call: Call, look: _Look, over: Operation | None, context: Context) -> F
             return None
     if seen is not None and seen.state == "unknown" and not _may_repeat(seen, over):
         return seen
-    if seen is None and _may_have_begun_elsewhere(call, look, context):
+    if seen is None and look.is_doubted:
         return (yield from _claim(call, seen, look, context, state="unknown"))
     try:
         made = yield from _claim(call, seen, look, context)
@@ -386,7 +400,8 @@ def _look(call: Call, context: Context) -> Flow[_Look]:
     if call.part is not None:
         names.append(call.part.saga.document)
     ship = keys.MARK if call.thread_id is None else keys.ship_doc(call.thread_id)
-    if _unmerged_since(call, context) is not None:
+    since = None if context.region is None else context.region.unmerged_since(call.document)
+    if since is not None:
         names.append(ship)
     beside = tuple(dict.fromkeys(names))
     thread: int | None = None
@@ -408,21 +423,12 @@ def _look(call: Call, context: Context) -> Flow[_Look]:
         if call.part is not None and call.part.saga.document in docs:
             saga = yield from parsed_saga(docs[call.part.saga.document], context)
     shipped = 0 if ship in docs or call.thread_id is None else None
-    return _Look(operation, docs, thread, order, saga, regions.mark_in(docs.get(ship)) or shipped)
+    return _Look(operation, docs, thread, order, saga, since, regions.mark_in(docs.get(ship)) or shipped)
 
 
-def _unmerged_since(call: Call, context: Context) -> int | None:
-    """When this store was promoted by force, if it may lack a claim that the other region's store has."""
-    return None if context.region is None else context.region.unmerged_since(call.document)
-
-
-def _may_have_begun_elsewhere(call: Call, look: _Look, context: Context) -> bool:
-    """Whether the other region's store may have a claim that was not shipped before this store was promoted by force.
-
-    A thread of which nothing was shipped counts as new.
-    """
-    since = _unmerged_since(call, context)
-    return since is not None and look.shipped is not None and look.shipped < since
+def _since(role: tuple[int, Role] | None) -> int | None:
+    """When the store was promoted by force, by the role that a commit requires, if it may lack a claim."""
+    return role[0] if role is not None and role[1].unmerged else None
 
 
 def parsed_saga(doc: Doc, context: Context) -> Flow[Saga]:
@@ -655,6 +661,7 @@ def _claim(
     beside: list[Write] = [] if call.fence is None else [call.fence.check()]
     beside += [] if look.order is None else [look.order]
     beside += [] if look.saga is None else [Merge(look.saga.document, {}, update_time=look.saga.time)]
+    beside += [] if look.role is None else [role_check(regions.digits_of(call.document), look.role[0])]
     operation = _new(call, seen, look.saga).with_state(state)
     if call.thread_id is None or look.thread is None:
         return (yield from _store(seen, operation, context, tuple(beside)))

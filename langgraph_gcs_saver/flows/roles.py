@@ -108,6 +108,34 @@ def look() -> Flow[Role | None]:
     return None if found is None else role_of(found)
 
 
+def required(region: Region | None, name: str) -> Flow[tuple[int, Role] | None]:
+    """The role that a document depends on, and its update time, for a commit that requires just this role.
+
+    Args:
+        region: What the process knows. It looks for the role if it has not done so.
+        name: The document.
+
+    Returns:
+        `None` if the store has no role.
+
+    Raises:
+        DamageError: Some roles are missing, or say nothing.
+        NotPrimaryError: The store is not the primary.
+    """
+    if region is None or region.is_plain:
+        return None
+    if not region.is_known:
+        region.begin((yield from GetDocs((FIRST_ROLE,))))
+    digits = digits_of(name)
+    roles = (yield from _primary(region, (digits,))) if region.is_replicated else {}
+    return roles[digits] if roles else None
+
+
+def role_check(digits: str, time: int) -> Merge:
+    """The precondition that a role has not changed since a time."""
+    return Merge(keys.role_doc(digits), {}, update_time=time)
+
+
 def require_primary(role: Role) -> None:
     """Check that a store with this role takes what is stored.
 
@@ -155,7 +183,8 @@ class _Part:
         """The leaf; as a commit, with the roles that it requires, and with its entries."""
         if not isinstance(self.effect, Commit) or not roles:
             return self.effect
-        checks = [Merge(keys.role_doc(digits), {}, update_time=roles[digits][0]) for digits in self.found.digits]
+        own = {write.name for write in self.effect.writes}
+        checks = [role_check(one, roles[one][0]) for one in self.found.digits if keys.role_doc(one) not in own]
         return Commit((*self.effect.writes, *checks, *(entry.write for entry in self.entries)))
 
     @property

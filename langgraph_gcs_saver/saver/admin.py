@@ -1413,8 +1413,8 @@ class Admin(Connection):
             nothing is missing, and why this store was not fenced.
 
         Raises:
-            InvalidInputError: The stores do not replicate to each other; there is nothing to take back; or both `force`
-                and `abort` are true.
+            InvalidInputError: The stores do not replicate to each other; `replicate` has not ended; there is nothing to
+                take back; or both `force` and `abort` are true.
             ConflictError: Other processes kept changing the roles.
             CheckpointCorruptError: A checkpoint is damaged, so it was not shipped. This store stays fenced: take the
                 failover back, repair the thread, and call it again.

@@ -30,14 +30,13 @@ from langgraph_gcs_saver.flows import operations, regions, roles
 from langgraph_gcs_saver.flows.context import Context
 from langgraph_gcs_saver.flows.operations import Outcome
 from langgraph_gcs_saver.flows.regions import Pair
-from langgraph_gcs_saver.flows.roles import Region
 from langgraph_gcs_saver.flows.transfer import SOURCE, TARGET
 from langgraph_gcs_saver.format import keys
 from langgraph_gcs_saver.format import regions as documents
 from langgraph_gcs_saver.format.regions import Role, role_of
 
 from .two_stores import TwoStores
-from .world import SMALL, THREAD, Call, Process, Run, World, new_context, play, put_flow, random_bytes, state
+from .world import SMALL, THREAD, Call, Process, Run, World, new_context, play, put_flow, random_bytes, region_of, state
 
 THERE = Pair(source="s", target="t")
 BACK = Pair(source="t", target="s")
@@ -150,15 +149,10 @@ ENDING = ("failover", "failover --force, again")
 """Calls after which one store, and only one, is the primary."""
 
 
-def _region(context: Context) -> Region:
-    assert context.region is not None
-    return context.region
-
-
 def _put(context: Context, checkpoint_id: str) -> Flow[str]:
     channels = state(v=random_bytes(checkpoint_id, SMALL))
     try:
-        yield from roles.admit(put_flow(context, checkpoint_id, checkpoint_id[:-1], channels), _region(context))
+        yield from roles.admit(put_flow(context, checkpoint_id, checkpoint_id[:-1], channels), region_of(context))
     except NotPrimaryError:
         return "refused"
     return "stored"
@@ -172,11 +166,11 @@ def put(store: str, checkpoint_id: str) -> Call:
 def _once(store: str, context: Context) -> Flow[str]:
     call = operations.Call(THREAD, "order-17", "charge", "request", context.new_attempt())
     try:
-        found = yield from roles.admit(operations.claim(call, context), _region(context))
+        found = yield from roles.admit(operations.claim(call, context), region_of(context))
         if not isinstance(found, operations.Claim):
             return found.state
         yield from Commit((Merge(f"{_EFFECT}{store}", {}),))
-        yield from roles.admit(operations.record_outcome(found, Outcome("done"), context), _region(context))
+        yield from roles.admit(operations.record_outcome(found, Outcome("done"), context), region_of(context))
     except (NotPrimaryError, OperationInProgressError) as error:
         return type(error).__name__
     return "done"
@@ -229,8 +223,8 @@ def _stores(source: Role, target: Role) -> Regions:
     for name, role in ((SOURCE, source), (TARGET, target)):
         context = new_context("0")
         _, world = play(put_flow(context, "1", None, state(v=random_bytes("1", SMALL))), World())
-        shipped = Create(keys.ship_doc(THREAD), {"mark": 1})
-        found[name] = world.perform(Commit((*role.writes({}), shipped)), 1)[1]
+        marks = [Create(one, {"mark": 1}) for one in (keys.ship_doc(THREAD), keys.MARK)]
+        found[name] = world.perform(Commit((*role.writes({}), *marks)), 1)[1]
     made = Regions(found)
     made.acknowledged = frozenset({"1"})
     return made

@@ -19,7 +19,7 @@ from langgraph_gcs_saver.format import regions
 from langgraph_gcs_saver.format.regions import Role
 from tests.kit import outbox
 
-from .world import Call, Check, Process, Run, World
+from .world import Call, Check, Process, Run, World, region_of
 
 WRONG = "ghost/ruled"
 """The document that names the first commit that breaks a rule."""
@@ -50,7 +50,7 @@ def ruled(kind: type[World]) -> type[World]:
 
 
 def _admitted(call: Call, context: Context) -> Flow[Any]:
-    return roles.admit(call.start(context), context.region)
+    return roles.admit(call.start(context), region_of(context))
 
 
 def under_rule(process: Process) -> Process:

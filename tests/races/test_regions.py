@@ -146,12 +146,16 @@ def _not_merged(patch: pytest.MonkeyPatch) -> None:
 
 def _begun_in_any_case(patch: pytest.MonkeyPatch) -> None:
     """An operation begins in a store that was promoted by force, although the other one may have begun it."""
-    patch.setattr(operations, "_may_have_begun_elsewhere", lambda *_: False)
+    patch.setattr(operations._Look, "is_doubted", False)
 
 
-def _not_withdrawn(patch: pytest.MonkeyPatch) -> None:
-    """A claim stays, although its commit has shown that the store was promoted by force."""
-    patch.setattr(operations, "withdraw", lambda *_: iter(()))
+def _begun_before_it_is_known(patch: pytest.MonkeyPatch) -> None:
+    """The process does not look whether the store was promoted by force before the commit of its claim."""
+
+    def unknown(*_: Any) -> Flow[None]:
+        yield from ()
+
+    patch.setattr(operations, "required", unknown)
 
 
 @pytest.mark.parametrize(
@@ -166,7 +170,7 @@ def _not_withdrawn(patch: pytest.MonkeyPatch) -> None:
         (_taken_back_in_any_case, "there_and_back_again_and_taken_back", "lost: "),
         (_not_overruled, "forced_and_then_the_source_is_reached", "end: "),
         (_begun_in_any_case, "forced_beside_an_operation", "I8"),
-        (_not_withdrawn, "forced_beside_an_operation", "I8"),
+        (_begun_before_it_is_known, "forced_beside_an_operation", "I8"),
         (_not_merged, "forced_and_then_the_source_is_reached", "lost: "),
     ],
 )

@@ -282,8 +282,16 @@ def new_context(name: str, *, inline: int = INLINE_BYTES, incremental: bool = Tr
         falls_back=True,
         timeout=1.0,  # clock: the world's own
         new_attempt=new_attempt,
-        region=Region(new_attempt),
+        region=Region(new_attempt, is_known=True),
     )
+
+
+def region_of(context: Context) -> Region:
+    """The region of a process whose flows are admitted. Those of other processes count as stores without a role."""
+    assert context.region is not None
+    if context.region.is_plain:
+        context.region.is_known = False
+    return context.region
 
 
 @dataclass(frozen=True, slots=True)

@@ -92,7 +92,7 @@ COMMANDS: Mapping[str, list[str | tuple[str, int]]] = {
     "replicate": ["--to file://FILES/replica", "--to file://FILES/replica --json"],
     "replication status": ["--to file://FILES/replica", "--to file://FILES/replica --json"],
     "replication reconcile": [("--to file://FILES/replica", 2)],  # not begun
-    "failover": [("--to file://FILES/replica --yes", 2)],  # as above
+    "failover": [("--to file://FILES/replica --dry-run", 7), ("--to file://FILES/replica --yes", 7)],  # as above
     "export": ["t FILES/t.tar --yes", "tagged FILES/tagged.tar --json"],
     "import": ["FILES/hostile.tar --store file://FILES/new", "FILES/hostile.tar --as another"],
     "migrate": [

@@ -12,6 +12,7 @@ from langgraph_gcs_saver import NOT_DONE, GCSSaver
 from langgraph_gcs_saver.engine.effects import Commit, GetDocs, Merge
 from langgraph_gcs_saver.engine.interceptors import Interceptor
 from langgraph_gcs_saver.errors import (
+    CheckpointCorruptError,
     InvalidInputError,
     NotPrimaryError,
     OutcomeUnknownError,
@@ -147,6 +148,23 @@ def test_a_thread_that_cannot_be_shipped_stops_a_failover_which_can_be_taken_bac
 
 def damage(saver: GCSSaver, name: str) -> None:
     assert saver._backend.perform(Commit((Merge(name, {"manifest": b"damaged"}),))) is not None
+
+
+def test_a_replica_that_is_not_complete_does_not_become_the_primary(tmp_path: Path) -> None:
+    """A thread from before the replication cannot be shipped, and no entry of the outbox says so."""
+    with (
+        GCSSaver.from_conn_string(f"{tmp_path.as_uri()}/eu") as eu,
+        GCSSaver.from_conn_string(f"{tmp_path.as_uri()}/us") as us,
+    ):
+        put(eu, 1, None)
+        damage(eu, keys.checkpoint_doc(THREAD, "", put_arguments(1, None)[1]["id"]))
+        with pytest.raises(CheckpointCorruptError):
+            eu.admin.replicate(us)
+        with pytest.raises(InvalidInputError, match=r"`replicate` has not ended|no call of `replicate` has ended"):
+            eu.admin.failover(us)
+        assert (role(eu).name, role(us).name) == ("primary", "replica")
+        done = eu.admin.failover(us, force=True)
+        assert done.mark is None
 
 
 def test_there_is_nothing_to_take_back_from_the_primary(regions: Regions) -> None:

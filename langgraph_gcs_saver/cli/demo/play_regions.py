@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -149,7 +150,8 @@ class _Story:
             forced = self._fail_over()
             say(f"langgraph-gcs failover --force --to west: {_first_line(forced)}")
             if forced.mark is not None:
-                say(f"Nothing that east had acknowledged before {forced.mark:%H:%M:%S.%f} is missing.")
+                mark = datetime.fromtimestamp(forced.mark / 1e9, timezone.utc)
+                say(f"Nothing that east had acknowledged before {mark:%H:%M:%S.%f} is missing.")
             say(f"West has {len(shipped)} of the items that Ada has done.")
             first = _report(bob, Began).number
             _report(bob, Began)
@@ -229,7 +231,7 @@ class _Story:
 
     def _acknowledged(self, forced: Failover) -> int:
         """How many items were durable in east before the mark."""
-        mark = 0.0 if forced.mark is None else forced.mark.timestamp()
+        mark = 0.0 if forced.mark is None else forced.mark / 1e9
         return max((number - 1 for number, at in self.begun.items() if at < mark), default=0)
 
 
