@@ -27,7 +27,7 @@ EVERY = 1.0
 
 
 class Items(TypedDict):
-    """The agent's memory: how many items there are, and who has worked on each of the first ones."""
+    """The agent's memory: how many items there are, and the worker of each that is done."""
 
     items: int
     done: Annotated[list[str], operator.add]
