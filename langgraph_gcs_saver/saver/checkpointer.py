@@ -267,6 +267,11 @@ class GCSSaver(Connection, BaseCheckpointSaver[str]):
         one store. A thread whose graph raises an error is tried again later. After `attempts` failures in a row it is
         given up as *poison*; `run` resumes it nevertheless.
 
+        If the store is one of two that replicate each other, and not the primary, this stands by: it takes no thread,
+        looks at the role every second, and reads the tips of threads ahead. It begins when the store becomes the
+        primary. If the store is fenced, the thread under way ends at its next put, and this stands by again. Start it
+        after `admin.replicate`.
+
         Args:
             graph: A compiled graph, or several by their names. Only threads whose turns have a graph of that name are
                 resumed. A turn that `run` did not begin has no name. It is resumed if you pass a graph, and left alone
@@ -290,6 +295,7 @@ class GCSSaver(Connection, BaseCheckpointSaver[str]):
 
         Raises:
             InvalidInputError: An argument is of the wrong type, or outside its range.
+            NotPrimaryError: While you iterate, without `every`: the store is not the primary.
             StoreError: As for `run`, while you iterate. With `every`, it waits for a store that cannot be reached.
         """
         from langgraph_gcs_saver.saver.worker import Recoveries, Work  # noqa: PLC0415 - most processes need none

@@ -87,6 +87,9 @@ def work(
     imported, and its nodes run in this process. Without --every it looks once, and the exit code is 4 if a thread
     failed. With --json it prints one line for each thread.
 
+    If the store is a replica, or was the primary of two, a worker with --every stands by: it looks at the role every
+    second, reads tips ahead, and begins when the store becomes the primary. Without --every the exit code is 10.
+
     SIGTERM, SIGHUP or Ctrl-C ends the run under way at its next boundary between two steps, and the exit code is 75.
     Another process then resumes it. If no run is under way, the exit code is 0. A second signal ends the process at
     once.
