@@ -70,8 +70,12 @@ def project_id() -> str:
 @pytest.fixture
 def bucket_name(storage_emulator: str) -> str:
     """Name of a fresh, empty bucket on the emulator."""
-    name = f"test-{uuid.uuid4().hex}"
-    connection = http.client.HTTPConnection(urlsplit(storage_emulator).netloc, timeout=PATIENCE)
+    return make_bucket(storage_emulator, f"test-{uuid.uuid4().hex}")
+
+
+def make_bucket(url: str, name: str) -> str:
+    """Create a bucket on a Cloud Storage emulator. Returns its name."""
+    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=PATIENCE)
     try:
         connection.request(
             "POST", "/storage/v1/b?project=test", json.dumps({"name": name}), {"Content-Type": "application/json"}
