@@ -10,10 +10,10 @@ from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 from langgraph_gcs_saver.errors import InvalidURIError
 from langgraph_gcs_saver.format import keys
 
-_GCS_FORM = "gs://BUCKET/PREFIX?project=PROJECT&database=DATABASE&root=DOCUMENT_PATH"
+_GCS_FORM = "gs://BUCKET/PREFIX?project=PROJECT&database=DATABASE&root=DOCUMENT_PATH&mirror=BUCKET"
 _FILE_FORM = "file:///ABSOLUTE/DIRECTORY"
 _MEMORY_FORM = "memory:"
-_PARAMETERS = ("project", "database", "root")
+_PARAMETERS = ("project", "database", "root", "mirror")
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -49,6 +49,7 @@ class GoogleAddress:
         database: The Firestore database.
         root: Path of the document that the collections are below, empty for the top of the database. If it is not
             given, it is derived from the prefix, so that two prefixes are two stores.
+        mirror: The bucket with the second copy of each object; `None` if there is none, or if an option names it.
     """
 
     bucket: str
@@ -56,20 +57,22 @@ class GoogleAddress:
     project: str | None = None
     database: str = "(default)"
     root: str | None = None
+    mirror: str | None = None
 
     def __post_init__(self) -> None:
-        for name in ("bucket", "prefix", "project", "database", "root"):
+        for name in ("bucket", "prefix", "project", "database", "root", "mirror"):
             value = getattr(self, name)
-            if not isinstance(value, str) and not (name in {"project", "root"} and value is None):
+            if not isinstance(value, str) and not (name in {"project", "root", "mirror"} and value is None):
                 raise InvalidURIError(f"{name} is of type {type(value).__name__}; it must be a str.")
             if value is not None and _SURROGATE.search(value):
                 raise InvalidURIError(f"{name} holds a lone surrogate, which is not Unicode text.")
-        # https://cloud.google.com/storage/docs/buckets#naming
-        if not re.fullmatch(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]", self.bucket):
-            raise InvalidURIError(
-                f"{_shown(self.bucket)} is not a bucket's name: 3 or more lower-case letters, digits, dashes, dots or "
-                f"underscores. The form is {_GCS_FORM}."
-            )
+        _check_bucket(self.bucket)
+        if self.mirror is not None:
+            _check_bucket(self.mirror)
+            if self.mirror == self.bucket:
+                raise InvalidURIError(
+                    f"The mirror is the bucket {self.bucket!r} itself. Name another bucket, in another region."
+                )
         segments = self.prefix.split("/") if self.prefix else []
         if len(self.prefix.encode()) > MAX_PREFIX or any(s in {"", ".", ".."} for s in segments):
             raise InvalidURIError(
@@ -86,6 +89,15 @@ class GoogleAddress:
                 f"root is {_shown(self.root)}; it must be the path of a document, such as 'apps/my-app': pairs of a "
                 "collection and a document id."
             )
+
+
+def _check_bucket(name: str) -> None:
+    # https://cloud.google.com/storage/docs/buckets#naming
+    if not re.fullmatch(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]", name):
+        raise InvalidURIError(
+            f"{_shown(name)} is not a bucket's name: 3 or more lower-case letters, digits, dashes, dots or "
+            f"underscores. The form is {_GCS_FORM}."
+        )
 
 
 def _app(prefix: str) -> str:
@@ -188,4 +200,5 @@ def parse(uri: str) -> Address:
         project=given.get("project") or None,
         database=given.get("database") or "(default)",
         root=given["root"].strip("/") if "root" in given else None,
+        mirror=given.get("mirror") or None,
     )

@@ -28,6 +28,8 @@ Verify = Literal["readback", "pipelined", "checksum", "off"]
 BY_NAMESPACE = ("inline_max_bytes", "verify")
 """Options whose values may differ between the calls that store something in different namespaces."""
 
+_BUCKET = re.compile(r"(?:gs://)?([^/?#]+)/?")
+
 _ID_OF_DICTIONARY = re.compile(r"[0-7][0-9a-f]{7}\Z")
 
 
@@ -102,11 +104,11 @@ class Options:
             analytics, and fields of recovery records. A checkpoint's metadata has what the run's config has under
             `metadata` and `configurable`. Name few, and only those with few values: after 50 values of a name, further
             ones are *other*. At most 10 names.
-        replica: The connection string of the store that `langgraph-gcs replicate` has made this store's replica. The
-            saver ships what it has stored there, in the background, and `close` waits for it for 3 seconds at most.
-            What is left then, or when the process crashes, is shipped by `langgraph-gcs replicate --follow`. The first
-            call that stores something raises `InvalidOptionError` if this store has another replica, or none. The
-            replica gets the saver's credentials and `cipher`.
+        mirror: The name of another bucket, such as `"gs://bucket-in-another-region"`, in which each object is kept under
+            the same name too. `put` returns when both buckets have its objects. If one bucket cannot be reached, calls
+            that store objects raise `StoreUnavailableError`. Reads use the mirror if the bucket has no such object, has
+            other bytes, or does not answer. All savers of a store must name its mirror. `None` keeps objects in one
+            bucket. A `gs://` store only.
         timeout: Seconds until a call to a service that does not answer raises `StoreUnavailableError`.
         max_threads: Threads, and connections to Cloud Storage, of one saver.
         on_event: Called with every `langgraph_gcs_saver.events.Event`; `saver.subscribe` adds further handlers.
@@ -132,7 +134,7 @@ class Options:
     stop_on: Policy | None = None
     objective: RTO | None = None
     labels: Collection[str] = ()
-    replica: str | None = None
+    mirror: str | None = None
     timeout: float = 30.0
     max_threads: int = 16
     on_event: EventHandler | Sink | None = None
@@ -171,6 +173,13 @@ class Options:
             if isinstance(keys, str) or not isinstance(keys, Collection) or not all(isinstance(k, str) for k in keys):
                 raise InvalidOptionError(f"{name} is {keys!r}; it must be a collection of names.")
         self._check_labels()
+        if self.mirror is not None:
+            if not isinstance(self.mirror, str) or not (found := _BUCKET.fullmatch(self.mirror)):
+                raise InvalidOptionError(
+                    f"mirror is {self.mirror!r}; it must be the name of a bucket, such as 'gs://bucket-in-another-region'. "
+                    "Objects have the same names in both buckets, so a mirror has no prefix of its own."
+                )
+            object.__setattr__(self, "mirror", found[1])
         self._check_int("max_threads", 1, 256)
         rule = self.rule
         if rule is not None and (isinstance(rule, type) or not hasattr(rule, "keeps")):

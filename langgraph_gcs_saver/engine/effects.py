@@ -298,11 +298,20 @@ class PutBlob(BlobRequest[None]):
 
 @record(frozen=True, slots=True)
 class GetBlob(BlobRequest["bytes | None"]):
-    """The stored bytes of an object, or `length` of them from `start`; `None` if the object does not exist."""
+    """The stored bytes of an object, or `length` of them from `start`; `None` if the object does not exist.
+
+    Attributes:
+        name: The object.
+        start: Where to begin.
+        length: Most bytes to return; `None` for all.
+        crc32c: The checksum that the returned bytes should have, if the caller knows it. A store with a mirror returns
+            the mirror's bytes if the bucket's differ. The caller proves what it gets in any case.
+    """
 
     name: str
     start: int = 0
     length: int | None = None
+    crc32c: str | None = None
 
     def perform(self, store: BlobStore) -> bytes | None:
         """Perform this."""
@@ -370,6 +379,26 @@ class DeleteBlobs(BlobRequest[None]):
     def perform(self, store: BlobStore) -> None:
         """Perform this."""
         return store.delete_blobs(self)
+
+
+@record(frozen=True, slots=True)
+class InBucket(BlobRequest["T | None"]):
+    """Perform a request in one bucket of a store that has two: in the mirror, or in the first one.
+
+    A store without a mirror sends nothing. Its answer is `None`.
+
+    Attributes:
+        effect: The request.
+        mirror: Whether it is for the mirror.
+    """
+
+    effect: BlobRequest[T]
+    mirror: bool
+
+    def perform(self, store: BlobStore) -> T | None:
+        """Perform this."""
+        buckets: tuple[BlobStore, ...] = getattr(store, "buckets", ())
+        return self.effect.perform(buckets[self.mirror]) if buckets else None
 
 
 # Setting up
@@ -563,6 +592,7 @@ REQUESTS = (
     CopyBlob,
     ListBlobs,
     DeleteBlobs,
+    InBucket,
     EnsureBucket,
     ReadBucket,
     SetLifecycle,

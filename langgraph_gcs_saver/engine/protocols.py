@@ -10,6 +10,9 @@ attribute `survives_signals`, and is called in the main thread.
 
 Requests at the same time are made on several threads. A half whose requests wait for no network has a true attribute
 `is_local`, and its requests are made one after the other: a change of threads takes longer than one of them.
+
+A store of objects that keeps each object in two buckets has an attribute `buckets` with the two stores, the mirror
+last. `InBucket` asks one of them.
 """
 
 from __future__ import annotations

@@ -36,6 +36,7 @@ MAX_TRIES = 16
 
 _HEADS_BYTES = 32 << 20
 _TIPS_BYTES = 4 << 20
+_NAMES_BYTES = 1 << 20
 
 
 @record(frozen=True, slots=True)
@@ -122,13 +123,16 @@ class Place:
     Attributes:
         bucket: The bucket's name.
         prefix: What names of objects begin with: empty, or with a slash at the end.
+        mirror: The bucket with the second copy of each object, if there is one.
     """
 
     bucket: str
     prefix: str
+    mirror: str | None = None
 
     def __str__(self) -> str:
-        return f"gs://{self.bucket}/{self.prefix}".rstrip("/")
+        place = f"gs://{self.bucket}/{self.prefix}".rstrip("/")
+        return place if self.mirror is None else f"{place}?mirror={self.mirror}"
 
 
 @dataclass(slots=True)
@@ -174,6 +178,7 @@ class Context:
         steps: The last step stored, by thread and namespace, if the saver has a retention.
         fences: The leases that this process holds. A forked child holds none.
         given_up: Digits of acquisitions of this process that it gives back in the background, or has given back.
+        corrupt: Names of objects whose bytes in the bucket were wrong: they are read from the mirror.
         by_namespace: The values of options that differ between namespaces, by field. The fields themselves have the
             values of the root graph.
         variants: The contexts that differ in these values only.
@@ -199,6 +204,7 @@ class Context:
     steps: ByteCache[tuple[str, str], int] = field(default_factory=lambda: ByteCache(1 << 20))
     fences: Fences = field(default_factory=dict)
     given_up: ByteCache[str, bool] = field(default_factory=lambda: ByteCache(1 << 20))
+    corrupt: ByteCache[str, bool] = field(default_factory=lambda: ByteCache(_NAMES_BYTES))
     by_namespace: Mapping[str, ByNamespace[Any]] = field(default_factory=dict)
     variants: dict[tuple[Any, ...], Context] = field(default_factory=dict)
 
@@ -211,6 +217,11 @@ class Context:
         if found is None:
             found = self.variants[values] = replace(self, **dict(zip(self.by_namespace, values, strict=True)))
         return found
+
+    @property
+    def is_mirrored(self) -> bool:
+        """Whether each object is in two buckets."""
+        return self.binding is not None and self.binding.place.mirror is not None
 
     @property
     def reads_back(self) -> bool:

@@ -5,10 +5,15 @@ saver would find every object missing. It would return older states, quarantine 
 whose objects it cannot see. So a store consists of its database, root, bucket and prefix. The first writer creates the
 document `lg_store/place`. `admit` lets a flow reach a store only when that document names the saver's place. After the
 first check, later calls of the process pay nothing.
+
+The document also names the bucket's mirror, if there is one. A saver that does not know the mirror would store objects
+in one bucket only, and delete them in one only. A mirror belongs to one store: the object `keys.OWNER` in it names that
+store's bucket.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -17,6 +22,7 @@ from langgraph_gcs_saver.engine.effects import (
     Commit,
     Compute,
     Create,
+    DeleteBlobs,
     Doc,
     Durable,
     Effect,
@@ -27,16 +33,24 @@ from langgraph_gcs_saver.engine.effects import (
     GetBlob,
     GetDocs,
     HashBlob,
+    InBucket,
     ListBlobs,
     ListCollections,
+    Merge,
     Now,
     Pause,
+    PutBlob,
     QueryDocs,
     ReadBucket,
     ReadIndexing,
 )
 from langgraph_gcs_saver.engine.steps import through
-from langgraph_gcs_saver.errors import ConflictError, DamageError, PermissionDeniedError, WrongStoreError
+from langgraph_gcs_saver.errors import (
+    ConflictError,
+    DamageError,
+    PermissionDeniedError,
+    WrongStoreError,
+)
 from langgraph_gcs_saver.flows.context import MAX_TRIES, Binding, Context, Place
 from langgraph_gcs_saver.format import keys
 
@@ -53,6 +67,9 @@ _READS = (*_READS_DOCS, GetBlob, HashBlob, ListBlobs, ReadBucket, ReadIndexing)
 
 _LOOKS = (*_READS, EnsureBucket)
 """Effects that are allowed before the store is bound. All others, including new kinds, count as writes."""
+
+_FIELDS = ("bucket", "prefix", "mirror")
+"""The fields of the store's document."""
 
 _SAMPLE = 200
 """How many threads are read in a store without a place. Their names begin with a hash, so a page is a fair sample."""
@@ -97,13 +114,25 @@ def recheck(context: Context, *, is_missing: bool) -> Flow[None]:
 
 def place_of(doc: Doc) -> Place | None:
     """The place that the store's document names; `None` for a corrupt document."""
-    bucket, prefix = doc.fields.get("bucket"), doc.fields.get("prefix")
-    return Place(bucket, prefix) if isinstance(bucket, str) and isinstance(prefix, str) else None
+    bucket, prefix, mirror = (doc.fields.get(name) for name in _FIELDS)
+    if not isinstance(bucket, str) or not isinstance(prefix, str) or not (mirror is None or isinstance(mirror, str)):
+        return None
+    return Place(bucket, prefix, mirror)
 
 
-def fields_of(place: Place) -> dict[str, str]:
-    """The fields of the store's document."""
-    return {"bucket": place.bucket, "prefix": place.prefix}
+def name(place: Place, note: Doc | None) -> Create | Merge:
+    """The write that names a place in the store's document, if that is as it was read.
+
+    Args:
+        place: The place.
+        note: The document; `None` if it did not exist.
+    """
+    found = {"bucket": place.bucket, "prefix": place.prefix}
+    if place.mirror is not None:
+        found["mirror"] = place.mirror
+    if note is None:
+        return Create(keys.PLACE, found)
+    return Merge(keys.PLACE, found, remove=tuple(set(_FIELDS) - found.keys()), update_time=note.update_time)
 
 
 def look_for_bucket() -> Flow[None]:
@@ -130,25 +159,73 @@ def _perform(effect: Effect[Any], binding: Binding) -> Flow[Any]:
 
 
 def _are(effects: tuple[Effect[Any], ...], kinds: tuple[type, ...]) -> bool:
-    return all(isinstance(effect, kinds) for effect in effects)
+    return all(isinstance(effect.effect if isinstance(effect, InBucket) else effect, kinds) for effect in effects)
 
 
 def _bind(binding: Binding) -> Flow[None]:
-    """Check that the binding is the store's. A store without a place is bound."""
+    """Check that the binding is the store's. A store without a place is bound, and one without a mirror gets it."""
     for _ in range(MAX_TRIES):
-        yield from check(binding)
+        note = (yield from GetDocs((keys.PLACE,))).get(keys.PLACE)
+        yield from _compare(note, binding)
         if binding.is_bound:
             return
-        # A missing bucket is noticed now, not at the first value that needs it.
-        if not binding.is_empty:
-            yield from look_for_bucket()
-        elif (yield from _look_at_objects(binding)):
-            return
-        # `Create` fails if another first writer was faster. That writer may have another bucket.
-        if (yield from Commit((Create(keys.PLACE, fields_of(binding.place)),))) is not None:
+        if note is None:
+            # A missing bucket is noticed now, not at the first value that needs it.
+            if not binding.is_empty:
+                yield from look_for_bucket()
+            elif (yield from _look_at_objects(binding)):
+                return
+        yield from claim_mirror(binding.place)
+        # This fails if another first writer was faster. That writer may have another bucket.
+        if (yield from Commit((name(binding.place, note),))) is not None:
             binding.is_bound = True
             return
-    raise ConflictError(f"The document {keys.PLACE!r} was created and deleted {MAX_TRIES} times in a row. Call again.")
+    raise ConflictError(f"The document {keys.PLACE!r} was changed {MAX_TRIES} times in a row. Call again.")
+
+
+def claim_mirror(place: Place, *, may_have_objects: bool = False, takes_over: bool = False) -> Flow[None]:
+    """Note in the mirror, if there is one, that it belongs to the store at a place.
+
+    Args:
+        place: The place.
+        may_have_objects: Whether a mirror without such a note may have objects of threads.
+        takes_over: Whether it may belong to another store.
+
+    Raises:
+        StoreNotFoundError: There is no such bucket.
+        WrongStoreError: The mirror is used by another store.
+    """
+    if place.mirror is None:
+        return
+    own = str(replace(place, mirror=None)).encode()
+    owner = yield from InBucket(GetBlob(keys.OWNER), mirror=True)
+    if owner == own:
+        return
+    if owner is not None and not takes_over:
+        raise WrongStoreError(
+            f"The bucket {place.mirror!r} is the mirror of {owner.decode(errors='replace')!r}, not of {own.decode()!r}. "
+            "Nothing was changed. Choose another bucket as the mirror. If that store is given up, call `rebind` with "
+            "`force=True` (`langgraph-gcs rebind --force`)."
+        )
+    if owner is not None:
+        yield from InBucket(DeleteBlobs((keys.OWNER,)), mirror=True)
+    elif not (may_have_objects or takes_over) and (yield from _has_objects()):
+        raise WrongStoreError(
+            f"The bucket {place.mirror!r} has objects of threads, and does not say that it is the mirror of "
+            f"{own.decode()!r}. Another store may own them, and `collect` would delete them. Nothing was changed. Choose "
+            "another bucket as the mirror. If this store has used it before, call `rebind` (`langgraph-gcs rebind`)."
+        )
+    # Of two stores that claim it at the same time, one gets an error: the object exists, with other content.
+    yield from InBucket(PutBlob(keys.OWNER, own), mirror=True)
+
+
+def _has_objects() -> Flow[bool]:
+    """Whether the mirror has objects of threads. Credentials that cannot list them cannot delete them by mistake."""
+    try:
+        blobs = yield from InBucket(ListBlobs("", checksums=False), mirror=True)
+    except PermissionDeniedError:
+        return False
+    return any(keys.is_blob(blob.name) for blob in blobs or ())
 
 
 def _compare(doc: Doc | None, binding: Binding) -> Flow[None]:
@@ -161,12 +238,20 @@ def _compare(doc: Doc | None, binding: Binding) -> Flow[None]:
             f"The document {keys.PLACE!r} does not name the bucket and prefix of this store. Restore it from a "
             f"backup, or call `rebind` (`langgraph-gcs rebind`) if {str(binding.place)!r} is right."
         )
-    if found != binding.place:
+    mine = binding.place
+    if (found.bucket, found.prefix) != (mine.bucket, mine.prefix):
         raise WrongStoreError(
-            f"These documents belong to the objects in {str(found)!r}, but this saver was given "
-            f"{str(binding.place)!r}. {_ADVICE}"
+            f"These documents belong to the objects in {str(found)!r}, but this saver was given {str(mine)!r}. {_ADVICE}"
         )
-    binding.is_bound = True
+    if found.mirror not in {None, mine.mirror}:
+        given = "no mirror" if mine.mirror is None else f"the mirror {mine.mirror!r}"
+        raise WrongStoreError(
+            f"The objects of this store are mirrored in the bucket {found.mirror!r}, but this saver was given {given}. "
+            f"Nothing was changed. Pass `mirror={found.mirror!r}` (`?mirror={found.mirror}` in a connection string). To "
+            "use another mirror, or none, call `rebind` (`langgraph-gcs rebind`)."
+        )
+    # The first writer that knows a mirror names it in the document. Until then, reads check the document each time.
+    binding.is_bound = found == mine
 
 
 def _look_at_threads(binding: Binding) -> Flow[None]:

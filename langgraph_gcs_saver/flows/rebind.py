@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from langgraph_gcs_saver.engine.effects import Commit, Create, Flow, GetDocs, Merge
+from langgraph_gcs_saver.engine.effects import Commit, Flow, GetDocs
 from langgraph_gcs_saver.errors import ConflictError, InvalidInputError
 from langgraph_gcs_saver.flows.all_threads import START, next_thread
 from langgraph_gcs_saver.flows.context import Context, Loads, Place
-from langgraph_gcs_saver.flows.places import fields_of, look_for_bucket, place_of
+from langgraph_gcs_saver.flows.places import claim_mirror, look_for_bucket, name, place_of
 from langgraph_gcs_saver.flows.survey import survey
 from langgraph_gcs_saver.flows.tries import Tries
 from langgraph_gcs_saver.format import keys
@@ -42,9 +42,9 @@ def rebind(*, force: bool, dry_run: bool, loads: Loads, context: Context) -> Flo
                 f"such as {plan.examples[0]!r}. Nothing was changed. Copy them there first, or pass `force=True` "
                 "(`--force`) to give them up."
             )
-        fields = fields_of(binding.place)
-        write = Create(keys.PLACE, fields) if note is None else Merge(keys.PLACE, fields, update_time=note.update_time)
-        if (yield from Commit((write,))) is None:
+        # After a failover, the bucket that was the first one before is the mirror, and has the store's objects.
+        yield from claim_mirror(binding.place, may_have_objects=True, takes_over=force)
+        if (yield from Commit((name(binding.place, note),))) is None:
             # This call's own commit, whose answer was lost?
             now = (yield from GetDocs((keys.PLACE,))).get(keys.PLACE)
             if now is None or place_of(now) != binding.place:

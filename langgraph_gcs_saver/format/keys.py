@@ -111,6 +111,9 @@ SHARED_OUTBOX = "~operations"
 PROBES = "~setup"
 """Prefix of the names of objects that prove something and hold no state."""
 
+OWNER = "~setup/owner"
+"""Name of the object that says, in a mirror, which bucket and prefix it belongs to."""
+
 MAX_ENCODED = 200
 """Longest percent-encoded id, in bytes. Longer ids are hashed. An object's name has room for four."""
 

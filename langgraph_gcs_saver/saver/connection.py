@@ -108,15 +108,23 @@ class Connection:
             from langgraph_gcs_saver.stores.google import clients  # noqa: PLC0415 - other stores do not need it
 
             name = clients.bucket_name(bucket)
-            address = GoogleAddress(bucket=name, prefix=prefix, project=project, database=database, root=root)
-            place = Place(name, f"{prefix}/" if prefix else "")
-            stores = google = clients.open_google(
+            address = GoogleAddress(
+                bucket=name, prefix=prefix, project=project, database=database, root=root, mirror=chosen.mirror
+            )
+            place = Place(name, f"{prefix}/" if prefix else "", chosen.mirror)
+            stores = clients.open_google(
                 address,
                 chosen,
                 bucket=bucket,
                 firestore_client=firestore,
                 credentials=credentials,
                 on_retry=self._subscribers.emit,
+                on_read=self._subscribers.emit,
+            )
+        elif chosen.mirror is not None:
+            raise InvalidOptionError(
+                f"mirror is {chosen.mirror!r}; only a store in a bucket (gs://…) has a mirror. Leave it out: the "
+                "embedded store and the store in memory keep objects in one place."
             )
             self._address = clients.resolved(address, google[0])
         self._contexts = PerProcess(partial(_new_context, chosen, place, self._companions))
@@ -142,8 +150,8 @@ class Connection:
     def from_conn_string(cls, conn_string: str, **options: Any) -> Self:
         """Open the store that a connection string names.
 
-        `gs://BUCKET/PREFIX?project=PROJECT&database=DATABASE&root=DOCUMENT_PATH` is Cloud Storage and Firestore; all
-        parts but the bucket are optional. `file:///DIRECTORY` is the embedded store, with the same documents and
+        `gs://BUCKET/PREFIX?project=PROJECT&database=DATABASE&root=DOCUMENT_PATH&mirror=BUCKET` is Cloud Storage and
+        Firestore; all parts but the bucket are optional. `mirror` is the option of that name. `file:///DIRECTORY` is the embedded store, with the same documents and
         frames. `memory:` is a new and empty store that only this saver sees, for unit tests; nothing survives the
         process. `FIRESTORE_EMULATOR_HOST` and `STORAGE_EMULATOR_HOST` are respected.
 
@@ -170,6 +178,10 @@ class Connection:
                 LocalBlobs(address.path, timeout=chosen.timeout),
             )
             return cls(stores=stores, **options)
+        if address.mirror is not None:
+            if options.get("mirror") is not None:
+                raise InvalidOptionError("Both the connection string and the option `mirror` name a mirror. Name it once.")
+            options["mirror"] = address.mirror
         return cls(
             address.bucket,
             prefix=address.prefix,

@@ -19,6 +19,7 @@ from langgraph_gcs_saver.engine.effects import (
     GetBlob,
     GetDocs,
     HashBlob,
+    InBucket,
     ListBlobs,
     ListCollections,
     PutBlob,
@@ -82,5 +83,6 @@ RULES: Mapping[type[Effect[Any]], Rule] = {
     GetBlob: _class_b,
     HashBlob: _class_b,
     ReadBucket: _class_b,
+    InBucket: lambda effect, answer: RULES[type(effect.effect)](effect.effect, answer),
 }
 """What a request of each class is billed for."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
+from collections.abc import Callable
 from functools import cached_property
 
 import google.auth
@@ -13,7 +13,9 @@ from google.cloud import firestore
 from google.cloud.storage import Bucket, Client
 
 from langgraph_gcs_saver.address import GoogleAddress
+from langgraph_gcs_saver.engine.protocols import BlobStore
 from langgraph_gcs_saver.errors import InvalidOptionError, InvalidURIError, PermissionDeniedError
+from langgraph_gcs_saver.events import ReadFromMirror
 from langgraph_gcs_saver.options import Options
 from langgraph_gcs_saver.stores.google import private
 from langgraph_gcs_saver.stores.google.firestore import FirestoreDocuments
@@ -33,7 +35,8 @@ def open_google(
     firestore_client: firestore.Client | None,
     credentials: Credentials | None,
     on_retry: OnRetry | None = None,
-) -> tuple[FirestoreDocuments, GCSBlobs]:
+    on_read: Callable[[ReadFromMirror], object],
+) -> tuple[FirestoreDocuments, BlobStore]:
     """The two stores at an address.
 
     Args:
@@ -44,6 +47,7 @@ def open_google(
         credentials: Credentials for the clients that are created here; the environment's if not given. They are never
             sent in clear: if an emulator's variable is set, clients are anonymous, whatever is given.
         on_retry: Called before each further attempt of a request to either store.
+        on_read: Called for each object that was read from the mirror.
 
     Raises:
         InvalidOptionError: The argument is not a client, or is a client for another project or database. Or nothing
@@ -65,14 +69,43 @@ def open_google(
             owns_client=made,
             on_retry=on_retry,
         ),
-        GCSBlobs(
+        _open_blobs(bucket, address, options, on_retry, on_read),
+    )
+
+
+def _open_blobs(
+    bucket: Bucket,
+    address: GoogleAddress,
+    options: Options,
+    on_retry: OnRetry | None,
+    on_read: Callable[[ReadFromMirror], object],
+) -> BlobStore:
+    """The objects of a bucket, or of a bucket and its mirror. One client asks both, with the same credentials."""
+    if address.mirror is None:
+        return GCSBlobs(
             bucket,
             prefix=address.prefix,
             timeout=options.timeout,
             max_connections=options.max_threads,
             on_retry=on_retry,
-        ),
+        )
+    from langgraph_gcs_saver.stores import mirrored  # noqa: PLC0415 - few stores have a mirror
+
+    first, mirror = (
+        GCSBlobs(
+            one,
+            prefix=address.prefix,
+            timeout=options.timeout,
+            read_timeout=read_timeout,
+            max_connections=2 * options.max_threads,
+            on_retry=on_retry,
+        )
+        for one, read_timeout in (
+            (bucket, min(options.timeout, mirrored.READ_SECONDS)),
+            (bucket.client.bucket(address.mirror, user_project=bucket.user_project), options.timeout),
+        )
     )
+    return mirrored.MirroredBlobs(first, mirror, max_threads=options.max_threads, on_read=on_read)
 
 
 def resolved(address: GoogleAddress, documents: FirestoreDocuments) -> GoogleAddress:

@@ -106,6 +106,7 @@ class GCSBlobs:
         prefix: Objects are named `{prefix}/{name}`; empty for the top of the bucket.
         timeout: Seconds that one call may take, with all its attempts. A transfer that stalls is interrupted. A slow
             transfer that makes progress is not.
+        read_timeout: The same for reading an object, if that is less because another bucket has it too.
         max_connections: Connections to keep for reuse, which is the number of threads that call at the same time.
         on_retry: Called before each further attempt of a request.
 
@@ -119,6 +120,7 @@ class GCSBlobs:
         *,
         prefix: str,
         timeout: float = 30.0,
+        read_timeout: float | None = None,
         max_connections: int = 16,
         on_retry: OnRetry | None = None,
     ) -> None:
@@ -132,6 +134,7 @@ class GCSBlobs:
         self._name: str = bucket.name
         self._prefix = f"{prefix}/" if prefix else ""
         self._timeout = timeout
+        self._read_timeout = timeout if read_timeout is None else read_timeout
         self._max_connections = max_connections
         self.on_retry = on_retry
         self._closed = False
@@ -148,7 +151,8 @@ class GCSBlobs:
 
     def get_blob(self, effect: GetBlob) -> bytes | None:
         """Perform `GetBlob`. A range that begins after the end is empty."""
-        return self._call(effect, f"to read the object {effect.name!r}", partial(self._get, effect))
+        what = f"to read the object {effect.name!r}"
+        return self._call(effect, what, partial(self._get, effect), seconds=self._read_timeout)
 
     def hash_blob(self, effect: HashBlob) -> str | None:
         """Perform `HashBlob`."""
@@ -400,7 +404,13 @@ class GCSBlobs:
     # Calling
 
     def _call(
-        self, effect: Effect[Any], what: str, attempt: Callable[[float], T], role: str = "roles/storage.objectUser"
+        self,
+        effect: Effect[Any],
+        what: str,
+        attempt: Callable[[float], T],
+        role: str = "roles/storage.objectUser",
+        *,
+        seconds: float | None = None,
     ) -> T:
         def once(seconds: float) -> T:
             try:
@@ -410,7 +420,8 @@ class GCSBlobs:
                     raise TryAgain(type(error).__name__) from error
                 self._fail(error, what, role)
 
-        return Patience(self._where, self._timeout, self.on_retry).perform(type(effect).__name__, what, once)
+        patience = Patience(self._where, self._timeout if seconds is None else seconds, self.on_retry)
+        return patience.perform(type(effect).__name__, what, once)
 
     def _fail(self, error: Exception, what: str, role: str) -> NoReturn:
         if isinstance(error, auth_exceptions.GoogleAuthError):

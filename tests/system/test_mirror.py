@@ -1,0 +1,159 @@
+"""A store whose objects are in two buckets: each is in both, and a reader needs only one of them."""
+
+import random
+import uuid
+
+import pytest
+from google.auth.credentials import AnonymousCredentials
+from google.cloud import storage
+
+from langgraph_gcs_saver import GCSSaver
+from langgraph_gcs_saver.errors import (
+    InvalidOptionError,
+    InvalidURIError,
+    StoreNotFoundError,
+    StoreUnavailableError,
+    WrongStoreError,
+)
+from langgraph_gcs_saver.events import CheckpointDamaged, ReadFromMirror
+from langgraph_gcs_saver.format import keys
+from tests.system.build import cfg, checkpoint, cid, version
+
+METADATA = {"source": "loop", "step": 0, "parents": {}}
+
+
+def large(number):
+    """A text that is too large for a document, and shares nothing with others."""
+    return random.Random(number).randbytes(140_000).hex()
+
+
+def put(saver, number, value, thread="t"):
+    parent = number - 1 or None
+    saver.put(cfg(parent, thread=thread), checkpoint(number, {"v": value}), METADATA, {"v": version(number)})
+
+
+def value(saver, thread="t"):
+    found = saver.get_tuple(cfg(thread=thread))
+    return None if found is None else found.checkpoint["channel_values"]["v"]
+
+
+@pytest.fixture
+def buckets(bucket_name, storage_emulator):
+    """The bucket, and its mirror."""
+    client = storage.Client(project="p", credentials=AnonymousCredentials())
+    return client.bucket(bucket_name), client.create_bucket(f"test-{uuid.uuid4().hex}")
+
+
+@pytest.fixture
+def open_in(firestore_emulator, project_id, request):
+    """Opens savers on one database, a bucket and perhaps a mirror."""
+
+    def opened(bucket, mirror=None, path="/agents", **options):
+        named = {} if mirror is None else {"mirror": f"gs://{mirror.name}"}
+        uri = f"gs://{bucket.name}{path}?root=one/store&project={project_id}"
+        saver = GCSSaver.from_conn_string(uri, **named, **options)
+        request.addfinalizer(saver.close)
+        return saver
+
+    return opened
+
+
+def objects(bucket):
+    """The objects of threads in a bucket, with their checksums."""
+    return {blob.name: blob.crc32c for blob in bucket.list_blobs() if "~setup" not in blob.name}
+
+
+def test_each_object_is_in_both_buckets(open_in, buckets):
+    saver = open_in(*buckets)
+    put(saver, 1, large(1))
+    saver.put_writes(cfg(1), [("v", large(2))], "task")
+    saver.copy_thread("t", "copy")
+    first, mirror = map(objects, buckets)
+    assert len(first) == 4
+    assert first == mirror
+    assert list(saver.admin.verify(depth="data")) == []
+    saver.delete_thread("t")
+    saver.delete_thread("copy")
+    assert objects(buckets[0]) == objects(buckets[1]) == {}
+
+
+@pytest.mark.parametrize("what", ["missing", "corrupt"])
+def test_a_read_uses_the_mirror(open_in, buckets, what):
+    put(open_in(*buckets), 1, large(1))
+    for blob in buckets[0].list_blobs(prefix="agents/"):
+        blob.delete() if what == "missing" else blob.upload_from_string(b"x" * blob.size)
+    events = []
+    assert value(open_in(*buckets, on_event=events.append)) == large(1)
+    read = [event for event in events if isinstance(event, ReadFromMirror)]
+    assert [event.reason for event in read] == [what]
+    assert not any(isinstance(event, CheckpointDamaged) for event in events)
+
+
+def test_a_saver_must_know_the_mirror(open_in, buckets):
+    put(open_in(*buckets), 1, large(1))
+    plain = open_in(buckets[0])
+    for act in (value, lambda saver: put(saver, 2, "small"), lambda saver: saver.delete_thread("t")):
+        with pytest.raises(WrongStoreError, match=f"mirrored in the bucket {buckets[1].name!r}.* no mirror"):
+            act(plain)
+    assert value(open_in(*buckets)) == large(1)
+
+
+def test_the_first_writer_with_a_mirror_names_it(open_in, buckets):
+    """A store that had none keeps what it has, and no saver without the mirror reaches it after that."""
+    put(open_in(buckets[0]), 1, large(1))
+    with_mirror = open_in(*buckets)
+    assert value(with_mirror) == large(1)
+    assert value(open_in(buckets[0])) == large(1)
+    put(with_mirror, 2, large(2))
+    with pytest.raises(WrongStoreError):
+        value(open_in(buckets[0]))
+
+
+def test_a_mirror_belongs_to_one_store(open_in, buckets, project_id):
+    put(open_in(*buckets), 1, large(1))
+    client = buckets[0].client
+    other = client.create_bucket(f"test-{uuid.uuid4().hex}")
+
+    def stranger(bucket, mirror):
+        uri = f"gs://{bucket.name}/agents?root=two/store&project={project_id}&mirror={mirror.name}"
+        return GCSSaver.from_conn_string(uri)
+
+    with stranger(other, buckets[1]) as saver, pytest.raises(WrongStoreError, match=r"is the mirror of 'gs://"):
+        put(saver, 1, "small")
+    with stranger(other, buckets[0]) as saver, pytest.raises(WrongStoreError, match="has objects of threads"):
+        put(saver, 1, "small")
+    with stranger(buckets[1], other) as saver, pytest.raises(WrongStoreError, match="objects of threads"):
+        put(saver, 1, "small")
+    assert value(open_in(*buckets)) == large(1)
+
+
+def test_the_mirror_takes_over_by_rebind(open_in, buckets):
+    first, mirror = buckets
+    put(open_in(*buckets), 1, large(1))
+    first.delete_blobs(list(first.list_blobs()))
+    first.delete()
+    with pytest.raises(StoreNotFoundError):
+        put(open_in(*buckets), 2, large(2))
+    alone = open_in(mirror)
+    with pytest.raises(WrongStoreError):
+        value(alone)
+    plan = alone.admin.rebind()
+    assert (plan.objects, plan.missing) == (1, 0)
+    put(alone, 2, large(2))
+    assert value(alone) == large(2)
+    with pytest.raises(WrongStoreError):
+        put(open_in(*buckets), 3, "small")
+
+
+def test_bad_configurations_are_refused(bucket_name, tmp_path):
+    with pytest.raises(InvalidURIError, match="itself"):
+        GCSSaver.from_conn_string(f"gs://{bucket_name}?mirror={bucket_name}&project=p")
+    with pytest.raises(InvalidOptionError, match="Name it once"):
+        GCSSaver.from_conn_string(f"gs://{bucket_name}?mirror=other&project=p", mirror="other")
+    for uri in (f"file://{tmp_path}/store", "memory:"):
+        with pytest.raises(InvalidOptionError, match="in one place"):
+            GCSSaver.from_conn_string(uri, mirror="gs://other")
+    for wrong in ("gs://other/prefix", "gs://", 5, "file:///x"):
+        with pytest.raises(InvalidOptionError, match="mirror"):
+            GCSSaver.from_conn_string(f"gs://{bucket_name}?project=p", mirror=wrong)
+    assert list(tmp_path.iterdir()) == []
