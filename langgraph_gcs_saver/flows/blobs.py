@@ -25,7 +25,6 @@ from langgraph_gcs_saver.engine.effects import (
     DeleteBlobs,
     Doc,
     Flow,
-    GetBlob,
     GetDocs,
     Merge,
     Now,
@@ -40,6 +39,7 @@ from langgraph_gcs_saver.flows.collections import DOCS_PER_PAGE, damaged
 from langgraph_gcs_saver.flows.context import MAX_TRIES, Context
 from langgraph_gcs_saver.flows.listing import list_all
 from langgraph_gcs_saver.flows.manifests import make_stub, open_stub, report_clear
+from langgraph_gcs_saver.flows.mirrors import read_object
 from langgraph_gcs_saver.flows.places import recheck
 from langgraph_gcs_saver.flows.prune import Snapshot, settled
 from langgraph_gcs_saver.flows.readback import mismatched, upload
@@ -358,9 +358,8 @@ def read(thread_id: str, blob: Blob, number: int, context: Context) -> Flow[byte
     """
     for _ in range(MAX_TRIES):
         name, stub = blob.object(number), blob.segments[number]
-        stored = yield from GetBlob(name, length=stub.fetched)
         try:
-            return (yield from Compute(partial(_open, blob, number, stored, context), size=stub.size))
+            return (yield from read_object(name, stub, partial(_open, blob, number, context)))
         except DamagedError as damage:
             # Another process may have deleted the blob, and put it again.
             now = yield from look(thread_id, blob.digest, blob.size, context)
@@ -371,7 +370,7 @@ def read(thread_id: str, blob: Blob, number: int, context: Context) -> Flow[byte
     raise ConflictError(f"A blob of thread {thread_id!r} was replaced {MAX_TRIES} times in a row. Call again.")
 
 
-def _open(blob: Blob, number: int, stored: bytes | None, context: Context) -> bytes:
+def _open(blob: Blob, number: int, context: Context, stored: bytes | None) -> bytes:
     name = blob.object(number)
     size = min(blob.segment_bytes, blob.size - number * blob.segment_bytes)
     try:

@@ -32,7 +32,6 @@ from langgraph_gcs_saver.engine.effects import (
     Doc,
     Flow,
     Gather,
-    GetBlob,
     GetDocs,
     Merge,
     Now,
@@ -48,6 +47,7 @@ from langgraph_gcs_saver.errors import (
 from langgraph_gcs_saver.flows.collections import damaged
 from langgraph_gcs_saver.flows.context import ATTEMPT_DEADLINE_SECONDS, MAX_TRIES, Context
 from langgraph_gcs_saver.flows.manifests import make_stub, open_stub, report_clear
+from langgraph_gcs_saver.flows.mirrors import read_object
 from langgraph_gcs_saver.flows.readback import discard, mismatched, upload
 from langgraph_gcs_saver.flows.threads import guard, note_thread
 from langgraph_gcs_saver.format import frames, item_batches, keys, seals
@@ -389,8 +389,7 @@ def _envelope(doc: Doc, name: str, context: Context) -> Flow[bytes]:
     if stub is None:
         return plain
     blob = keys.batch_blob(doc.name, stub.attempt)
-    stored = yield from GetBlob(blob, length=stub.fetched)
-    return (yield from Compute(partial(open_stub, blob, stub, stored, codec), size=stub.size))
+    return (yield from read_object(blob, stub, partial(open_stub, blob, stub, codec=codec)))
 
 
 def look(

@@ -29,6 +29,7 @@ from langgraph_gcs_saver.flows.manifests import (
     rest_of,
     unreadable,
 )
+from langgraph_gcs_saver.flows.mirrors import report_read
 from langgraph_gcs_saver.flows.places import recheck
 from langgraph_gcs_saver.flows.sources import Found, Sources
 from langgraph_gcs_saver.flows.writes import PendingWrite, query, read_writes
@@ -493,6 +494,8 @@ def _load(found: list[Found], answers: _Answers, loads: Loads, context: Context)
     size = sum(_cost(item.manifest, writes[_key(item.manifest)]) for item in found)
     load = partial(_deserialize, found, sources, writes, loads, size)
     loaded: list[Loaded] = yield from Compute(load, size=size)
+    for name in sources.mirrored:
+        yield from report_read(name)
     yield from report_clear(context.codec)
     for item in found:
         head = context.heads.get(item.doc.name)

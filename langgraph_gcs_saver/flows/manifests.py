@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, cast
 
-from langgraph_gcs_saver.engine.effects import Compute, Doc, Emit, Flow, GetBlob, PutBlob
+from langgraph_gcs_saver.engine.effects import Compute, Doc, Emit, Flow, PutBlob
 from langgraph_gcs_saver.errors import (
     CheckpointCorruptError,
     ClearTextError,
@@ -19,6 +19,7 @@ from langgraph_gcs_saver.errors import (
 from langgraph_gcs_saver.events import ClearTextAccepted, ClearTextEncrypted
 from langgraph_gcs_saver.flows import dictionaries
 from langgraph_gcs_saver.flows.context import Context, Loads
+from langgraph_gcs_saver.flows.mirrors import read_object
 from langgraph_gcs_saver.format import frames, keys, large, manifest, shapes
 from langgraph_gcs_saver.format.frames import Codec, FrameError
 from langgraph_gcs_saver.format.manifest import DamagedError, Manifest, Serialized
@@ -167,8 +168,7 @@ def read_stub(name: str, stub: manifest.Stub, codec: Codec) -> Flow[bytes]:
         DamagedError: The object is missing or differs.
         FrameError: It is not a frame.
     """
-    stored = yield from GetBlob(name, length=stub.fetched)
-    return (yield from Compute(partial(open_stub, name, stub, stored, codec), size=stub.size))
+    return (yield from read_object(name, stub, partial(open_stub, name, stub, codec=codec)))
 
 
 def open_stub(name: str, stub: manifest.Stub, stored: bytes | None, codec: Codec) -> bytes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-from langgraph_gcs_saver.engine.effects import Doc, GetBlob, GetDocs
+from langgraph_gcs_saver.engine.effects import Doc, GetBlob, GetDocs, InBucket
 from langgraph_gcs_saver.engine.pieces import crc32c
 from langgraph_gcs_saver.errors import WrongKeyError
 from langgraph_gcs_saver.flows.context import Context
@@ -18,6 +18,10 @@ _DOCS_PER_PAGE = 100
 """How many documents one batched get fetches."""
 
 _NOTHING = Digested.of(b"").digest
+
+
+Fetch = GetDocs | GetBlob | InBucket["bytes | None"]
+"""An effect that fetches frames."""
 
 
 @record(frozen=True, slots=True)
@@ -87,7 +91,11 @@ class Sources:
         self._docs: set[str] = set()
         self._blobs: dict[str, tuple[int, int]] = {}
         """Start and end of the part of each object that is needed."""
-        self._effects: list[GetDocs | GetBlob] = []
+        self._checksums: dict[str, str | None] = {}
+        """The checksums of objects that hold one frame each."""
+        self.mirrored: set[str] = set()
+        """Objects that are fetched from the mirror, because their bytes in the bucket were wrong before."""
+        self._effects: list[Fetch] = []
         self.object_bytes = 0
         """Bytes of objects that were fetched."""
         for item in found:
@@ -143,27 +151,31 @@ class Sources:
         else:
             # One more byte shows that an object is too long, without fetching all of it.
             self._blobs[name] = (0, max(self._blobs.get(name, (0, 0))[1], frame.stored + 1))
+            self._checksums[name] = frame.crc32c
 
-    def fetches(self) -> list[GetDocs | GetBlob]:
+    def fetches(self) -> list[Fetch]:
         """The effects that fetch what is not in memory."""
         names = sorted(self._docs)
         self._effects = [
             GetDocs(tuple(names[at : at + _DOCS_PER_PAGE]), mask=("frames",))
             for at in range(0, len(names), _DOCS_PER_PAGE)
         ]
-        self._effects += [GetBlob(name, start, end - start) for name, (start, end) in self._blobs.items()]
+        self.mirrored = {name for name in self._blobs if self._context.corrupt.get(name)}
+        for name, (start, end) in self._blobs.items():
+            effect = GetBlob(name, start, end - start, self._checksums.get(name))
+            self._effects.append(InBucket(effect, mirror=True) if name in self.mirrored else effect)
         return self._effects
 
     def fill(self, results: tuple[Any, ...]) -> None:
         """Take the results of `fetches`."""
         for effect, result in zip(self._effects, results, strict=True):
-            if isinstance(effect, GetBlob):
-                if result is not None:
-                    self.object_bytes += len(result)
-                    self._bytes[effect.name] = (effect.start, result)
-            else:
+            if isinstance(effect, GetDocs):
                 for name, doc in result.items():
                     self._bytes[name] = (0, manifest.inner_frames(doc))
+            elif result is not None:
+                read = effect.effect if isinstance(effect, InBucket) else effect
+                self.object_bytes += len(result)
+                self._bytes[read.name] = (read.start, result)
 
     def plain(self, known: Manifest, channel: str) -> bytes:
         """A channel's serialized value. It and the values that it builds on are checked by their digests.
@@ -203,6 +215,8 @@ class Sources:
             node.value = self._made(node, channel)
         except DamagedError as damage:
             node.damage = damage.alone()
+            if node.step.frame.packed and self._context.is_mirrored:
+                self._switch(node.step.name)
             raise
         finally:
             name = node.step.name
@@ -210,6 +224,16 @@ class Sources:
             if not self._needs[name]:
                 self._bytes.pop(name, None)
             node.forget_base()
+
+    def _switch(self, name: str) -> None:
+        """Let the next read use the mirror's copy of a damaged object, unless that one is damaged, too.
+
+        A store cannot choose the copy of such an object: only the values in it have digests.
+        """
+        if name in self.mirrored:
+            self._context.corrupt.put(name, False, len(name))
+        elif self._context.corrupt.get(name) is None:
+            self._context.corrupt.put(name, True, len(name))
 
     def _made(self, node: _Node, channel: str) -> Digested:
         step = node.step

@@ -36,7 +36,7 @@ from langgraph_gcs_saver.engine.effects import (
 )
 from langgraph_gcs_saver.errors import ConflictError, UnsupportedFormatError, ValueTooLargeError
 from langgraph_gcs_saver.events import CheckpointDamaged
-from langgraph_gcs_saver.flows import dictionaries
+from langgraph_gcs_saver.flows import dictionaries, mirrors
 from langgraph_gcs_saver.flows.companions import Companion, Companions
 from langgraph_gcs_saver.flows.context import MAX_TRIES, Context
 from langgraph_gcs_saver.flows.fences import Fence
@@ -241,8 +241,7 @@ def _is_earlier(request: PutWrites, found: Doc, replaced: Doc | None, context: C
         if context.reads_back:
             # That call may have ended before it read them back.
             for name, stub in stubs.items():
-                stored = yield from GetBlob(name, length=stub.fetched)
-                yield from Compute(partial(_open_stub, found, name, stub, stored, codec), size=stub.size)
+                yield from mirrors.read_object(name, stub, partial(_open_stub, found, name, stub, codec=codec))
     except DamagedError as damage:
         if damage.missing and found.name not in (yield from GetDocs((found.name,), mask=())):
             return True  # They were stored, and the thread has been deleted since.
@@ -453,8 +452,8 @@ def read_writes(
     blobs = yield from Gather(tuple(GetBlob(name, length=stub.fetched) for name, stub in stubs.values()))
     for ((checkpoint_id, number), (name, stub)), stored in zip(stubs.items(), blobs, strict=True):
         doc = opened[checkpoint_id][number][0]
-        function = partial(_open_stub, doc, name, stub, stored, codec)
-        opened[checkpoint_id][number] = yield from Compute(function, size=stub.size)
+        open_ = partial(_open_stub, doc, name, stub, codec=codec)
+        opened[checkpoint_id][number] = yield from mirrors.opened(name, stub, stored, open_)
     found = {checkpoint_id: _merged(own) for checkpoint_id, own in opened.items()}
     yield from report_clear(codec)
     return found
@@ -662,7 +661,7 @@ def _stub(doc: Doc, head: Any) -> Stub | None:
         raise DamagedError(damage.reason, frame=doc.name) from None
 
 
-def _open_stub(doc: Doc, name: str, stub: Stub, stored: bytes | None, codec: Codec) -> _Opened:
+def _open_stub(doc: Doc, name: str, stub: Stub, stored: bytes | None, *, codec: Codec) -> _Opened:
     try:
         return (doc, *frames.open_envelope(open_stub(name, stub, stored, codec)))
     except FrameError as error:
