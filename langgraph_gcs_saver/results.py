@@ -51,7 +51,8 @@ class Finding:
     Attributes:
         kind: `missing`: it is referred to, but absent. `corrupt`: it differs from what was written, or is in another
             place. `clear`: the saver's cipher does not protect it. `unreferenced`: nothing refers to it, because a call
-            crashed or is still under way.
+            crashed or is still under way. `unmirrored`: of a store with a mirror, the two buckets do not both have the
+            object as it was written, and one of them does.
         thread_id: The thread; empty for a document of a team.
         checkpoint_ns: The namespace.
         checkpoint_id: The checkpoint that wrote it.
@@ -61,7 +62,7 @@ class Finding:
         affects: Ids of the checkpoints that cannot be read because of it, newest first.
     """
 
-    kind: Literal["missing", "corrupt", "clear", "unreferenced"]
+    kind: Literal["missing", "corrupt", "clear", "unreferenced", "unmirrored"]
     thread_id: str
     checkpoint_ns: str = ""
     checkpoint_id: str = ""
@@ -73,7 +74,7 @@ class Finding:
     @property
     def is_damage(self) -> bool:
         """Whether stored data cannot be read or found. `clear` counts as damage, because it is not read."""
-        return self.kind != "unreferenced"
+        return self.kind not in {"unreferenced", "unmirrored"}
 
     def __str__(self) -> str:
         where = f"{self.name} (" + (f"thread {self.thread_id!r}" if self.thread_id else "a team")
@@ -157,7 +158,7 @@ CheckFinding = RefFinding | GraphChanged
 
 _ENCRYPTS = "encrypts {} documents that the cipher does not vouch for: anyone could have put them there"
 
-Action = Literal["re-encode", "set aside", "mend", "forget", "leave"]
+Action = Literal["re-encode", "mirror", "set aside", "mend", "forget", "leave"]
 
 
 @record(frozen=True, slots=True, kw_only=True)
@@ -166,8 +167,8 @@ class RepairStep:
 
     Attributes:
         action: `re-encode`: a value was found elsewhere, and is stored again for the checkpoints that lost it.
-            `set aside`: a document that cannot be read moves to the thread's `lg_aside` collection, which no listing
-            reads. `mend`: fields or documents that queries use are corrected. `forget`: a missing checkpoint is no
+            `mirror`: an object is copied to the bucket that lacks it, or has other bytes. `set aside`: a document that
+            cannot be read moves to the thread's `lg_aside` collection, which no listing reads. `mend`: fields or documents that queries use are corrected. `forget`: a missing checkpoint is no
             longer expected, or a damaged document about a turn is deleted, and the reason says what is lost. `leave`:
             no repair is possible without doing harm.
         checkpoint_ns: The namespace.
@@ -197,7 +198,7 @@ class RepairPlan:
 
     Attributes:
         thread_id: The thread.
-        findings: The damage that was found.
+        findings: The damage that was found, and the objects that only one bucket has as they were written.
         steps: The steps that repair it, in order.
         clear: Number of documents that the cipher does not protect, and that the steps encrypt. The cipher vouches for
             them afterwards.

@@ -382,7 +382,7 @@ class DeleteBlobs(BlobRequest[None]):
 
 
 @record(frozen=True, slots=True)
-class InBucket(BlobRequest["T | None"]):
+class InBucket(BlobRequest["T | None"], Generic[T]):
     """Perform a request in one bucket of a store that has two: in the mirror, or in the first one.
 
     A store without a mirror sends nothing. Its answer is `None`.

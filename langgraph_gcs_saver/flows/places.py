@@ -276,13 +276,15 @@ def _look_at_objects(binding: Binding) -> Flow[bool]:
     Returns:
         Whether another first writer has bound the store to this place meanwhile.
     """
+    listing = ListBlobs("", checksums=False)
     try:
-        blobs = yield from ListBlobs("", checksums=False)
+        # What a mirror has is checked when the store claims it.
+        blobs = yield from (listing if binding.place.mirror is None else InBucket(listing, mirror=False))
     except PermissionDeniedError:
         # Credentials that cannot list objects cannot delete another store's objects by mistake.
         yield from look_for_bucket()
         return False
-    if not any(keys.is_blob(blob.name) for blob in blobs):
+    if not any(keys.is_blob(blob.name) for blob in blobs or ()):
         return False
     # Another first writer may have named this very place, and then stored them.
     binding.has_looked = False

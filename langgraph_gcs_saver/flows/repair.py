@@ -37,6 +37,7 @@ from langgraph_gcs_saver.engine.effects import (
 )
 from langgraph_gcs_saver.engine.pieces import crc32c
 from langgraph_gcs_saver.errors import ConflictError, SerializationError
+from langgraph_gcs_saver.flows import remirror
 from langgraph_gcs_saver.flows.cache import ByteCache
 from langgraph_gcs_saver.flows.context import Context, Loads
 from langgraph_gcs_saver.flows.leases import as_writer, end_damaged
@@ -99,10 +100,11 @@ class _Plan:
     steps: list[RepairStep] = field(default_factory=list)
     recovered: dict[Place, bytes] = field(default_factory=dict)
     aside: dict[str, str] = field(default_factory=dict)
+    mirrored: dict[str, bool] = field(default_factory=dict)
     forgotten: list[str] = field(default_factory=list)
 
     def shown(self) -> RepairPlan:
-        findings = tuple(finding for finding in self.found.findings() if finding.is_damage)
+        findings = tuple(finding for finding in self.found.findings() if finding.kind != "unreferenced")
         clear = sum(entry.is_clear and self.rewrites(name) for name, entry in self.found.entries.items())
         return RepairPlan(thread_id=self.found.thread_id, findings=findings, steps=tuple(self.steps), clear=clear)
 
@@ -248,6 +250,11 @@ def _plan(found: Survey, loads: Loads, dumps: Dumps, context: Context) -> Flow[_
         RepairStep(action="mend", name=name, reason=f"run {run!r} wrote to the thread")
         for name, run in found.runs.items()
     ]
+    for name, from_mirror in (yield from remirror.sources_of(found, context)).items():
+        if from_mirror is not None:
+            plan.mirrored[name] = from_mirror
+        action: Action = "leave" if from_mirror is None else "mirror"
+        plan.steps.append(RepairStep(action=action, name=name, reason=found.copies[name].reason))
     if found.headless:
         plan.steps.append(RepairStep(action="mend", name=keys.thread_doc(found.thread_id), reason="it is missing"))
     if found.names_another:
@@ -668,6 +675,10 @@ def _carry_out(plan: _Plan, context: Context) -> Flow[bool]:
         own = Merge(found.thread.name, {"thread_id": found.thread_id}, update_time=found.thread.update_time)
         if (yield from Commit((own,))) is None:
             return False
+    referrers = found.referrers(plan.mirrored)
+    for name, from_mirror in plan.mirrored.items():
+        copies = found.copies[name]
+        yield from remirror.copy(name, copies, from_mirror=from_mirror, referrers=referrers[name], context=context)
     uploads, moved = _uploads(plan, context)
     wrong = yield from upload(uploads, reads_back=context.reads_back)
     if wrong is not None:

@@ -7,7 +7,7 @@ is checked again before it is reported, and data that has changed since is left 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -19,13 +19,13 @@ from langgraph_gcs_saver.engine.effects import (
     Doc,
     Flow,
     Gather,
-    GetBlob,
     GetDocs,
     ListBlobs,
     ListCollections,
     QueryDocs,
 )
 from langgraph_gcs_saver.errors import SerializationError
+from langgraph_gcs_saver.flows import unmirrored
 from langgraph_gcs_saver.flows.batches import in_batches
 from langgraph_gcs_saver.flows.cache import ByteCache
 from langgraph_gcs_saver.flows.collections import Listed, list_docs, objects_of, pages, read_docs
@@ -41,8 +41,10 @@ from langgraph_gcs_saver.flows.manifests import (
     rest_of,
 )
 from langgraph_gcs_saver.flows.marks import mark_of, unmarked
+from langgraph_gcs_saver.flows.mirrors import read_object
 from langgraph_gcs_saver.flows.places import recheck
 from langgraph_gcs_saver.flows.sources import Found, Sources
+from langgraph_gcs_saver.flows.unmirrored import Copies
 from langgraph_gcs_saver.flows.writes import is_clear, read_stubs
 from langgraph_gcs_saver.format import blobs, filters, frames, keys, manifest, registry
 from langgraph_gcs_saver.format.frames import FrameError
@@ -176,6 +178,7 @@ class Survey:
         plain: Documents of plain collections, without their fields, and the objects that each refers to.
         damaged_plain: Damaged documents of plain collections, by name.
         blobs: All objects.
+        copies: In a store with a mirror, those objects whose copies are not alike, and that something refers to.
         broken: Frames that do not give their value.
         left_clear: With a cipher, documents with frames in clear that no checkpoint refers to. They are from before the
             checkpoint was stored again.
@@ -211,6 +214,7 @@ class Survey:
     plain: dict[str, tuple[Doc, dict[str, Stub]]] = field(default_factory=dict)
     damaged_plain: dict[str, Unreadable] = field(default_factory=dict)
     blobs: dict[str, BlobInfo] = field(default_factory=dict)
+    copies: dict[str, Copies] = field(default_factory=dict)
     broken: dict[Place, Broken] = field(default_factory=dict)
     left_clear: list[str] = field(default_factory=list)
     hints: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -266,17 +270,23 @@ class Survey:
 
     def referenced(self) -> set[str]:
         """Names of all documents and objects that something refers to."""
-        found: set[str] = set()
-        for entry in self.entries.values():
-            for channel in entry.manifest.channels:
-                found.update(step.name for step in entry.manifest.steps(channel))
-            if entry.blob is not None:
-                found.add(entry.blob)
-        for _, stubs in self.writes.values():
-            found.update(stubs)
-        for _, objects in self.plain.values():
-            found.update(objects)
+        return {name for _, names in self._references() for name in names}
+
+    def referrers(self, names: Collection[str]) -> dict[str, dict[str, Doc]]:
+        """The documents that refer to each of some objects, by name."""
+        found: dict[str, dict[str, Doc]] = {name: {} for name in names}
+        for doc, referenced in self._references():
+            for name in found.keys() & referenced:
+                found[name][doc.name] = doc
         return found
+
+    def _references(self) -> Iterator[tuple[Doc, Set[str]]]:
+        """Each document, and what it refers to."""
+        for entry in self.entries.values():
+            found = {step.name for channel in entry.manifest.channels for step in entry.manifest.steps(channel)}
+            yield entry.doc, found if entry.blob is None else {*found, entry.blob}
+        for doc, stubs in (*self.writes.values(), *self.plain.values()):
+            yield doc, stubs.keys()
 
     def clear(self) -> Counter[tuple[str, str]]:
         """How many documents the cipher does not vouch for, by encoded namespace and checkpoint."""
@@ -396,6 +406,7 @@ class Survey:
             found.append(make(kind="corrupt", name=keys.thread_doc(self.thread_id), reason=MARKED))
         if self.fence is not None:
             found.append(make(kind="corrupt", name=keys.fence_doc(self.thread_id), reason=self.fence))
+        found += unmirrored.findings(self.thread_id, self.copies)
         found += [make(kind="unreferenced", name=name, reason="nothing refers to it") for name in self.unreferenced]
         return found
 
@@ -443,7 +454,7 @@ def _look(thread_id: str, depth: Depth, loads: Loads, context: Context) -> Flow[
     found = Survey(thread_id)
     if depth != "metadata":
         # Objects are listed before documents. Otherwise objects of checkpoints stored meanwhile would look orphaned.
-        found.blobs.update((yield from list_all(keys.thread_blobs(thread_id))))
+        yield from _list_objects(found, context)
     for collection, take in ((keys.checkpoints(thread_id), _take_checkpoint), (keys.writes(thread_id), _take_writes)):
         after: str | None = None
         while docs := (yield from QueryDocs(collection, after=after, limit=DOCS_PER_PAGE)):
@@ -462,6 +473,19 @@ def _look(thread_id: str, depth: Depth, loads: Loads, context: Context) -> Flow[
     yield from _confirm(found)
     yield from _find_unreferenced(found, depth, loads, context)
     return found
+
+
+def _list_objects(found: Survey, context: Context) -> Flow[None]:
+    prefix = keys.thread_blobs(found.thread_id)
+    if not context.is_mirrored:
+        found.blobs.update((yield from list_all(prefix)))
+        return
+    for name, copies in (yield from unmirrored.list_copies(prefix)).items():
+        info = copies.first or copies.mirror
+        if info is not None:
+            found.blobs[name] = info
+        if not copies.are_alike:
+            found.copies[name] = copies
 
 
 # Documents
@@ -670,34 +694,46 @@ def _wrong_objects(
     found: Survey, stubs: Mapping[str, Stub], depth: Depth, context: Context
 ) -> Flow[DamagedError | None]:
     for blob, stub in stubs.items():
-        info = yield from _info(found, blob)
-        if info is None:
+        infos = yield from _infos(found, blob)
+        if not infos:
             return DamagedError("an object is missing", frame=blob, missing=True)
-        if info.size != stub.stored:
-            return DamagedError(f"the object has {info.size} bytes, not as many as were written", frame=blob)
-        if depth == "data":
-            stored = yield from GetBlob(blob, length=stub.fetched)
-            damage = yield from Compute(partial(_open, blob, stub, stored, context), size=stub.size)
-            if damage is not None:
-                return damage
+        if all(info.size != stub.stored for info in infos):
+            return DamagedError(f"the object has {infos[0].size} bytes, not as many as were written", frame=blob)
+        if depth == "data" and (damage := (yield from damage_of(blob, stub, context))) is not None:
+            return damage
     return None
 
 
-def _open(name: str, stub: Stub, stored: bytes | None, context: Context) -> DamagedError | None:
+def damage_of(name: str, stub: Stub, context: Context) -> Flow[DamagedError | None]:
+    """What is wrong with an object that a stub refers to, if anything."""
+    try:
+        yield from read_object(name, stub, partial(_open, name, stub, context))
+    except DamagedError as damage:
+        return damage.alone()
+    return None
+
+
+def _open(name: str, stub: Stub, context: Context, stored: bytes | None) -> bool:
+    """Open an object.
+
+    Raises:
+        DamagedError: It is missing or differs.
+    """
     try:
         frames.open_envelope(open_stub(name, stub, stored, context.codec))
     except FrameError as error:
-        return DamagedError(f"an envelope is {error}", frame=name, clear=error.clear)
-    except DamagedError as damage:
-        return damage
-    return None
+        raise DamagedError(f"an envelope is {error}", frame=name, clear=error.clear) from None
+    return True
 
 
-def _info(found: Survey, name: str) -> Flow[BlobInfo | None]:
-    """An object as it was listed, or as it is now."""
+def _infos(found: Survey, name: str) -> Flow[list[BlobInfo]]:
+    """An object as it was listed, or as it is now; two, if its copies are not alike; none if it does not exist."""
+    if name in found.copies:
+        copies = found.copies[name]
+        return [info for info in (copies.first, copies.mirror) if info is not None]
     if name not in found.blobs:
         yield from _list_one(found, name, checksums=False)
-    return found.blobs.get(name)
+    return [found.blobs[name]] if name in found.blobs else []
 
 
 def _checksum(found: Survey, name: str) -> Flow[str | None]:
@@ -740,14 +776,16 @@ def _wrong(found: Survey, step: Step, depth: Depth) -> Flow[tuple[Kind, str] | N
         return ("corrupt", "the frames in the document are cut off") if cut else None
     if depth == "metadata":
         return None
-    info = yield from _info(found, step.name)
-    if info is None:
+    infos = yield from _infos(found, step.name)
+    if not infos:
         return "missing", "the object that holds a frame is missing"
-    if info.size < frame.at + frame.stored or (not frame.packed and info.size != frame.stored):
-        return "corrupt", f"the object has {info.size} bytes, not as many as were written"
-    if frame.crc32c is not None and frame.crc32c != (yield from _checksum(found, step.name)):
-        return "corrupt", "the object's checksum differs"
-    return None
+    end = frame.at + frame.stored
+    whole = [info for info in infos if (info.size >= end if frame.packed else info.size == frame.stored)]
+    if not whole:
+        return "corrupt", f"the object has {infos[0].size} bytes, not as many as were written"
+    if frame.crc32c is None or any(info.crc32c == frame.crc32c for info in whole):
+        return None
+    return None if frame.crc32c == (yield from _checksum(found, step.name)) else ("corrupt", "the object's checksum differs")
 
 
 def _decode_all(found: Survey, context: Context) -> Flow[None]:
@@ -760,10 +798,10 @@ def _decode_all(found: Survey, context: Context) -> Flow[None]:
             bad = found.damaged_channels(name)
             good = {channel: ref for channel, ref in entry.manifest.channels.items() if channel not in bad}
             items.append(Found(entry.doc, replace(entry.manifest, channels=good)))
-        damaged = {name for name, _, _ in (yield from _decode_batch(items, fresh))}
+        damaged = {name for name, _, _ in (yield from damaged_values(items, fresh))}
         # A mismatch is read again, and only one that stays is damage.
         for name, channel, damage in (
-            yield from _decode_batch([item for item in items if item.doc.name in damaged], fresh)
+            yield from damaged_values([item for item in items if item.doc.name in damaged], fresh)
         ):
             steps = found.entries[name].manifest.steps(channel)
             step = next((s for s in steps if s.place[:2] == (damage.frame, damage.at)), steps[-1] if steps else None)
@@ -783,8 +821,8 @@ def _batches(found: Survey) -> Iterator[list[str]]:
     return in_batches(names, lambda name: found.entries[name].manifest.held, most=_TOGETHER, most_bytes=_TOGETHER_BYTES)
 
 
-def _decode_batch(items: list[Found], fresh: Context) -> Flow[list[tuple[str, str, DamagedError]]]:
-    """Fetch and decode values, and return the damaged ones."""
+def damaged_values(items: list[Found], fresh: Context) -> Flow[list[tuple[str, str, DamagedError]]]:
+    """Fetch and decode values, and return the damaged ones: the checkpoint's document, the channel, and the damage."""
     if not items:
         return []
     sources = Sources(items, fresh)
@@ -895,12 +933,26 @@ def _confirm(found: Survey) -> Flow[None]:
         still = yield from _unchanged(found, {name for names in found.unblobbed.values() for name in names})
         left = {name: [user for user in names if user in still] for name, names in found.unblobbed.items()}
         found.unblobbed = {name: names for name, names in left.items() if names and name not in now}
+    if found.copies:
+        yield from _confirm_copies(found)
     if found.lost:
         found.lost = {name: heir for name, heir in found.lost.items() if name in found.entries}
         now = yield from _get(found.lost, ())
         times = {name: found.entries[name].doc.update_time for name in found.lost}
         kept = {name for name, time in times.items() if name in now and now[name].update_time == time}
         found.lost = {name: heir for name, heir in found.lost.items() if name in kept}
+
+
+def _confirm_copies(found: Survey) -> Flow[None]:
+    """Keep the copies that are still not alike, of objects that a document still refers to.
+
+    A deletion removes the documents before the objects, and objects are stored in both buckets before the documents. So
+    what is seen of these two is not a finding.
+    """
+    copies = yield from unmirrored.still_unlike(found.copies.keys() & found.referenced())
+    referrers = found.referrers(copies)
+    now = yield from _get({doc for docs in referrers.values() for doc in docs}, ())
+    found.copies = {name: one for name, one in copies.items() if unmirrored.is_needed(referrers[name], now)}
 
 
 def _unchanged(found: Survey, names: Iterable[str]) -> Flow[set[str]]:

@@ -293,6 +293,8 @@ class Admin(Connection):
         Without a thread, this also checks the sets of all teams: a committed set whose checkpoint is missing, is
         another one, or is not held, is a finding. So is a trained dictionary with a damaged object.
 
+        In a store with a mirror, the depths `"existence"` and `"data"` also compare both buckets.
+
         Args:
             thread_id: The thread; all threads of the store if not given.
             depth: `"metadata"` reads all documents. `"existence"` also checks whether every object is there, with its
@@ -322,7 +324,8 @@ class Admin(Connection):
 
     def _verify_shared(self) -> Flow[Sequence[Finding]]:
         found: list[Finding] = yield from flows.teams.survey(self._context)
-        return found + (yield from flows.dictionaries.survey(self._context))
+        found += yield from flows.dictionaries.survey(self._context)
+        return found + flows.unmirrored.findings("", (yield from flows.unmirrored.shared(self._context)))
 
     def _verify(self, thread_id: str, depth: Depth, progress: Progress | None) -> Flow[Sequence[Finding]]:
         began = time.monotonic()
@@ -367,6 +370,8 @@ class Admin(Connection):
         report damage, except for data that only a backup can restore. With a cipher, only the metadata that
         `clear_metadata` names is written in clear.
 
+        In a store with a mirror, objects that only one bucket has as they were written are copied to the other one.
+
         Args:
             thread_id: The thread; all threads of the store if not given.
 
@@ -393,8 +398,9 @@ class Admin(Connection):
 
     def _repair_shared(self, *, dry_run: bool) -> Flow[Sequence[RepairPlan]]:
         """The repair of what belongs to no thread: its plan has an empty id."""
-        plan = yield from flows.dictionaries.repair(dry_run=dry_run, context=self._context)
-        return [plan] if plan else []
+        dictionaries = yield from flows.dictionaries.repair(dry_run=dry_run, context=self._context)
+        copies = yield from flows.remirror.repair_shared(dry_run=dry_run, context=self._context)
+        return [plan for plan in (dictionaries, copies) if plan]
 
     def _repair(self, thread_id: str, *, dry_run: bool = False, planned: RepairPlan | None = None) -> Flow[RepairPlan]:
         began = time.monotonic()
@@ -406,7 +412,7 @@ class Admin(Connection):
             dumps=partial(dumps, self.serde, what="A value that is looked for"),
             context=self._context,
         )
-        if plan.repairs and not dry_run:
+        if plan.repairs and not dry_run and any(finding.is_damage for finding in plan.findings):
             try:
                 yield from flows.recoveries.repaired(thread_id, time.monotonic() - began, self._context)
             except GCSSaverError as error:

@@ -2,6 +2,7 @@
 
 import random
 import uuid
+from datetime import timedelta
 
 import pytest
 from google.auth.credentials import AnonymousCredentials
@@ -157,3 +158,85 @@ def test_bad_configurations_are_refused(bucket_name, tmp_path):
         with pytest.raises(InvalidOptionError, match="mirror"):
             GCSSaver.from_conn_string(f"gs://{bucket_name}?project=p", mirror=wrong)
     assert list(tmp_path.iterdir()) == []
+
+
+# What only one bucket has
+
+
+def damage(bucket, how, suffix=""):
+    for blob in bucket.list_blobs(prefix="agents/"):
+        if "~setup" not in blob.name and suffix in blob.name:
+            blob.delete() if how == "missing" else blob.upload_from_string(b"x" * blob.size)
+
+
+def kinds(saver, depth="data"):
+    return [finding.kind for finding in saver.admin.verify(depth=depth)]
+
+
+@pytest.mark.parametrize("how", ["missing", "corrupt"])
+@pytest.mark.parametrize("side", [0, 1])
+def test_repair_copies_what_one_bucket_lacks(open_in, buckets, side, how):
+    """Values of their own, small values that share an object, and pending writes."""
+    saver = open_in(*buckets, inline_max_bytes=0)
+    put(saver, 1, large(1))
+    saver.put(
+        cfg(1), checkpoint(2, {"a": "small", "b": "as small"}), METADATA, {"a": version(2), "b": version(2)}
+    )
+    saver.put_writes(cfg(2), [("v", large(2))], "task")
+    written = objects(buckets[0])
+    damage(buckets[side], how)
+    for depth in ("existence", "data"):
+        assert kinds(open_in(*buckets), depth) == ["unmirrored"] * len(written)
+    reader = open_in(*buckets)
+    (plan,) = reader.admin.plan_repair()
+    assert {step.action for step in plan.steps} == {"mirror"}
+    (plan,) = reader.admin.repair()
+    assert {step.action for step in plan.steps} == {"mirror"}
+    assert objects(buckets[0]) == objects(buckets[1]) == written
+    assert kinds(open_in(*buckets)) == []
+    found = open_in(*buckets).get_tuple(cfg())
+    assert found.checkpoint["channel_values"]["b"] == "as small"
+    assert [channel for _, channel, _ in found.pending_writes] == ["v"]
+
+
+def test_values_that_share_a_corrupt_object_are_read_from_the_mirror(open_in, buckets):
+    saver = open_in(*buckets, inline_max_bytes=0)
+    saver.put(cfg(), checkpoint(1, {"a": "one", "b": "two"}), METADATA, {"a": version(1), "b": version(1)})
+    damage(buckets[0], "corrupt")
+    events = []
+    found = open_in(*buckets, on_event=events.append).get_tuple(cfg())
+    assert found.checkpoint["channel_values"] == {"a": "one", "b": "two"}
+    assert "recovered_from" not in found.metadata
+    assert [event.reason for event in events if isinstance(event, ReadFromMirror)] == ["corrupt"]
+
+
+def test_damage_in_both_buckets_is_damage(open_in, buckets):
+    put(open_in(*buckets), 1, "small")
+    put(open_in(*buckets), 2, large(2))
+    for bucket in buckets:
+        damage(bucket, "corrupt")
+    assert kinds(open_in(*buckets)) == ["corrupt"]
+    found = open_in(*buckets).get_tuple(cfg())
+    assert found.metadata["recovered_from"] == cid(2)
+
+
+def test_objects_from_before_the_mirror_are_copied(open_in, buckets):
+    put(open_in(buckets[0]), 1, large(1))
+    saver = open_in(*buckets)
+    put(saver, 2, large(2))
+    assert kinds(saver) == ["unmirrored"]
+    saver.admin.repair()
+    assert objects(buckets[0]) == objects(buckets[1])
+    assert kinds(saver) == []
+
+
+def test_collect_deletes_orphans_of_both_buckets(open_in, buckets):
+    saver = open_in(*buckets)
+    put(saver, 1, large(1))
+    kept = objects(buckets[0])
+    (name,) = kept
+    for number, bucket in enumerate(buckets):
+        bucket.blob(name.replace("/v-", f"/orphan{number}-")).upload_from_string(b"orphan")
+    assert kinds(saver) == ["unreferenced"] * 2
+    saver.admin.collect(orphan_age=timedelta(0))
+    assert objects(buckets[0]) == objects(buckets[1]) == kept
