@@ -104,11 +104,11 @@ class Options:
             analytics, and fields of recovery records. A checkpoint's metadata has what the run's config has under
             `metadata` and `configurable`. Name few, and only those with few values: after 50 values of a name, further
             ones are *other*. At most 10 names.
-        mirror: The name of another bucket, such as `"gs://bucket-in-another-region"`, in which each object is kept under
-            the same name too. `put` returns when both buckets have its objects. If one bucket cannot be reached, calls
-            that store objects raise `StoreUnavailableError`. Reads use the mirror if the bucket has no such object, has
-            other bytes, or does not answer. All savers of a store must name its mirror. `None` keeps objects in one
-            bucket. A `gs://` store only.
+        mirror: The name of another bucket, such as `"gs://bucket-in-another-region"`, which also keeps each object,
+            under the same name. `put` returns when both buckets have its objects. If one bucket cannot be reached,
+            calls that store objects raise `StoreUnavailableError`. Reads use the mirror if the bucket has no such
+            object, has other bytes, or does not answer. All savers of a store must name its mirror. `None` keeps
+            objects in one bucket. Only a `gs://` store can have a mirror.
         timeout: Seconds until a call to a service that does not answer raises `StoreUnavailableError`.
         max_threads: Threads, and connections to Cloud Storage, of one saver.
         on_event: Called with every `langgraph_gcs_saver.events.Event`; `saver.subscribe` adds further handlers.
@@ -176,8 +176,8 @@ class Options:
         if self.mirror is not None:
             if not isinstance(self.mirror, str) or not (found := _BUCKET.fullmatch(self.mirror)):
                 raise InvalidOptionError(
-                    f"mirror is {self.mirror!r}; it must be the name of a bucket, such as 'gs://bucket-in-another-region'. "
-                    "Objects have the same names in both buckets, so a mirror has no prefix of its own."
+                    f"mirror is {self.mirror!r}; it must be the name of a bucket, such as 'gs://bucket-in-another-region'"
+                    ". Objects have the same names in both buckets, so a mirror has no prefix of its own."
                 )
             object.__setattr__(self, "mirror", found[1])
         self._check_int("max_threads", 1, 256)

@@ -168,9 +168,10 @@ class RepairStep:
     Attributes:
         action: `re-encode`: a value was found elsewhere, and is stored again for the checkpoints that lost it.
             `mirror`: an object is copied to the bucket that lacks it, or has other bytes. `set aside`: a document that
-            cannot be read moves to the thread's `lg_aside` collection, which no listing reads. `mend`: fields or documents that queries use are corrected. `forget`: a missing checkpoint is no
-            longer expected, or a damaged document about a turn is deleted, and the reason says what is lost. `leave`:
-            no repair is possible without doing harm.
+            cannot be read moves to the thread's `lg_aside` collection, which no listing reads. `mend`: fields or
+            documents that queries use are corrected. `forget`: a missing checkpoint is no longer expected, or a damaged
+            document about a turn is deleted, and the reason says what is lost. `leave`: no repair is possible without
+            doing harm.
         checkpoint_ns: The namespace.
         checkpoint_id: The checkpoint.
         channel: The channel, if the step concerns one.

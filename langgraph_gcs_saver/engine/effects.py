@@ -428,12 +428,14 @@ class BucketSettings:
         rules: The lifecycle rules; `None` if these credentials may not see them.
         metageneration: The number of this state of the settings; 0 if these credentials may not see it.
         autoclass: Whether the bucket chooses the storage classes of its objects by itself.
+        location: The region or multi-region, such as `EUROPE-WEST1`; empty if these credentials may not see it.
     """
 
     prefix: str
     rules: tuple[Rule, ...] | None
     metageneration: int = 0
     autoclass: bool = False
+    location: str = ""
 
 
 @record(frozen=True, slots=True)

@@ -203,17 +203,18 @@ def claim_mirror(place: Place, *, may_have_objects: bool = False, takes_over: bo
         return
     if owner is not None and not takes_over:
         raise WrongStoreError(
-            f"The bucket {place.mirror!r} is the mirror of {owner.decode(errors='replace')!r}, not of {own.decode()!r}. "
-            "Nothing was changed. Choose another bucket as the mirror. If that store is given up, call `rebind` with "
-            "`force=True` (`langgraph-gcs rebind --force`)."
+            f"The bucket {place.mirror!r} is the mirror of {owner.decode(errors='replace')!r}, not of "
+            f"{own.decode()!r}. Nothing was changed. Choose another bucket as the mirror. If that store is given up, "
+            "call `rebind` with `force=True` (`langgraph-gcs rebind --force`)."
         )
     if owner is not None:
         yield from InBucket(DeleteBlobs((keys.OWNER,)), mirror=True)
     elif not (may_have_objects or takes_over) and (yield from _has_objects()):
         raise WrongStoreError(
             f"The bucket {place.mirror!r} has objects of threads, and does not say that it is the mirror of "
-            f"{own.decode()!r}. Another store may own them, and `collect` would delete them. Nothing was changed. Choose "
-            "another bucket as the mirror. If this store has used it before, call `rebind` (`langgraph-gcs rebind`)."
+            f"{own.decode()!r}. Another store may own them, and `collect` would delete them. Nothing was changed. "
+            "Choose another bucket as the mirror. If this store has used it before, call `rebind` (`langgraph-gcs "
+            "rebind`)."
         )
     # Of two stores that claim it at the same time, one gets an error: the object exists, with other content.
     yield from InBucket(PutBlob(keys.OWNER, own), mirror=True)
@@ -241,14 +242,15 @@ def _compare(doc: Doc | None, binding: Binding) -> Flow[None]:
     mine = binding.place
     if (found.bucket, found.prefix) != (mine.bucket, mine.prefix):
         raise WrongStoreError(
-            f"These documents belong to the objects in {str(found)!r}, but this saver was given {str(mine)!r}. {_ADVICE}"
+            f"These documents belong to the objects in {str(found)!r}, but this saver was given {str(mine)!r}. "
+            f"{_ADVICE}"
         )
     if found.mirror not in {None, mine.mirror}:
         given = "no mirror" if mine.mirror is None else f"the mirror {mine.mirror!r}"
         raise WrongStoreError(
             f"The objects of this store are mirrored in the bucket {found.mirror!r}, but this saver was given {given}. "
-            f"Nothing was changed. Pass `mirror={found.mirror!r}` (`?mirror={found.mirror}` in a connection string). To "
-            "use another mirror, or none, call `rebind` (`langgraph-gcs rebind`)."
+            f"Nothing was changed. Pass `mirror={found.mirror!r}` (`?mirror={found.mirror}` in a connection string). "
+            "To use another mirror, or none, call `rebind` (`langgraph-gcs rebind`)."
         )
     # The first writer that knows a mirror names it in the document. Until then, reads check the document each time.
     binding.is_bound = found == mine

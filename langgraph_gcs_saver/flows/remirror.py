@@ -10,7 +10,17 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
-from langgraph_gcs_saver.engine.effects import Compute, DeleteBlobs, Doc, Effect, Flow, Gather, GetBlob, GetDocs, InBucket
+from langgraph_gcs_saver.engine.effects import (
+    Compute,
+    DeleteBlobs,
+    Doc,
+    Effect,
+    Flow,
+    Gather,
+    GetBlob,
+    GetDocs,
+    InBucket,
+)
 from langgraph_gcs_saver.engine.steps import through
 from langgraph_gcs_saver.flows.cache import ByteCache
 from langgraph_gcs_saver.flows.context import Context
@@ -70,7 +80,9 @@ def _can_read(found: Survey, doc_name: str, name: str, context: Context) -> Flow
     except DamagedError:
         return False
     needing = {
-        channel: ref for channel, ref in known.channels.items() if any(step.name == name for step in known.steps(channel))
+        channel: ref
+        for channel, ref in known.channels.items()
+        if any(step.name == name for step in known.steps(channel))
     }
     return not (yield from damaged_values([Found(doc, replace(known, channels=needing))], context))
 
@@ -83,8 +95,9 @@ def _in_one_bucket(flow: Flow[T], name: str, *, mirror: bool) -> Flow[T]:
             return Gather(tuple(map(of_bucket, effect.effects)))
         if isinstance(effect, InBucket) and isinstance(effect.effect, GetBlob) and effect.effect.name == name:
             return Compute(_nothing)  # A reader that got wrong bytes asks the mirror.
-        is_read = isinstance(effect, GetBlob) and effect.name == name
-        return InBucket(effect, mirror=mirror) if is_read else effect
+        if isinstance(effect, GetBlob) and effect.name == name:
+            return InBucket(effect, mirror=mirror)
+        return effect
 
     return through(flow, lambda effect: iter(of_bucket(effect)))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from langgraph_gcs_saver import provisioning
 from langgraph_gcs_saver.engine.effects import (
@@ -10,12 +11,14 @@ from langgraph_gcs_saver.engine.effects import (
     Commit,
     Delete,
     DeleteBlobs,
+    Effect,
     EnsureBucket,
     ExemptField,
     Flow,
     Gather,
     GetBlob,
     GetDocs,
+    InBucket,
     Merge,
     PutBlob,
     QueryDocs,
@@ -23,7 +26,7 @@ from langgraph_gcs_saver.engine.effects import (
     ReadIndexing,
     SetLifecycle,
 )
-from langgraph_gcs_saver.errors import PermissionDeniedError, StoreError
+from langgraph_gcs_saver.errors import PermissionDeniedError, StoreError, StoreNotFoundError
 from langgraph_gcs_saver.flows.context import Context
 from langgraph_gcs_saver.format import keys
 from langgraph_gcs_saver.results import SetupReport
@@ -52,6 +55,8 @@ def setup(location: str | None, context: Context, *, platform: bool = False) -> 
     except PermissionDeniedError as error:
         # The saver needs no permission to look at the bucket. Writing the probe below decides.
         missing.append(str(error))
+    if context.is_mirrored:
+        yield from _look_at_mirror(context)
     probe = f"lg_setup/{context.new_attempt()}"
     blob = f"{keys.PROBES}/{context.new_attempt()}"
     content = probe.encode()
@@ -61,7 +66,8 @@ def setup(location: str | None, context: Context, *, platform: bool = False) -> 
             raise StoreError(f"The object {blob!r} was written, but reads differently. Is the bucket transformed?")
     finally:
         yield from DeleteBlobs((blob,))
-    done.append("Objects can be written, read and deleted.")
+    both = " in both buckets" if context.is_mirrored else ""
+    done.append(f"Objects can be written, read and deleted{both}.")
     yield from Commit((Merge(probe, {"probe": content}),))
     try:
         found = (yield from GetDocs((probe,))).get(probe)
@@ -77,25 +83,56 @@ def setup(location: str | None, context: Context, *, platform: bool = False) -> 
     files: dict[str, str] = {}
     if bucket is not None:
         files = provisioning.settings_files(bucket)
-        warnings += [
-            f"The bucket's lifecycle rule {json.dumps(dict(rule))} may delete objects that checkpoints need, because "
-            "later steps build on old objects. Remove the rule, or exclude this prefix from it. To delete old data, "
-            "use `prune` and `delete_thread`."
-            for rule in provisioning.deleting(bucket)
-        ]
+        warnings += _warnings("The bucket", bucket)
+    mirror = yield from InBucket(ReadBucket(), mirror=True)
+    if mirror is not None:
+        warnings += _warnings("The mirror", mirror)
+        if bucket is not None and bucket.location == mirror.location != "":
+            warnings.append(
+                f"The bucket and its mirror are both in {mirror.location}, so one outage there affects both. "
+                "Choose a mirror in another region."
+            )
     return SetupReport(tuple(done), tuple(missing), tuple(warnings), files)
 
 
-def ping() -> Flow[None]:
-    """Query the database and read an object, at the same time. Neither needs to exist.
+def _look_at_mirror(context: Context) -> Flow[None]:
+    """Check that the mirror exists: it should be in another region, which only its owner can choose.
+
+    Raises:
+        StoreNotFoundError: There is no such bucket.
+    """
+    try:
+        yield from InBucket(GetBlob(f"{keys.PROBES}/place"), mirror=True)
+    except StoreNotFoundError as error:
+        name = None if context.binding is None else context.binding.place.mirror
+        raise StoreNotFoundError(
+            f"The mirror {name!r} does not exist. Create it in another region than the bucket: `gcloud storage buckets"
+            f" create gs://{name} --location=REGION --uniform-bucket-level-access --public-access-prevention`."
+        ) from error
+
+
+def _warnings(which: str, bucket: BucketSettings) -> list[str]:
+    return [
+        f"{which}'s lifecycle rule {json.dumps(dict(rule))} may delete objects that checkpoints need, because later "
+        "steps build on old objects. Remove the rule, or exclude this prefix from it. To delete old data, use `prune` "
+        "and `delete_thread`."
+        for rule in provisioning.deleting(bucket)
+    ]
+
+
+def ping(context: Context) -> Flow[None]:
+    """Query the database and read an object of each bucket, at the same time. None of them needs to exist.
 
     The database gets a query, because reading one missing document takes a second request to rule out a missing
     database.
 
     Raises:
-        StoreError: The database or the bucket is missing, denies access, or does not answer.
+        StoreError: The database, the bucket or its mirror is missing, denies access, or does not answer.
     """
-    yield from Gather((QueryDocs(keys.THREADS, limit=1, mask=()), GetBlob(f"{keys.PROBES}/ping")))
+    probe = GetBlob(f"{keys.PROBES}/ping")
+    both = InBucket(probe, mirror=False), InBucket(probe, mirror=True)
+    probes: tuple[Effect[Any], ...] = both if context.is_mirrored else (probe,)
+    yield from Gather((QueryDocs(keys.THREADS, limit=1, mask=()), *probes))
 
 
 def _lay_lifecycle(bucket: BucketSettings | None, done: list[str], missing: list[str]) -> Flow[BucketSettings | None]:

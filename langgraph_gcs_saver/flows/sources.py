@@ -169,13 +169,14 @@ class Sources:
     def fill(self, results: tuple[Any, ...]) -> None:
         """Take the results of `fetches`."""
         for effect, result in zip(self._effects, results, strict=True):
-            if isinstance(effect, GetDocs):
+            read = effect.effect if isinstance(effect, InBucket) else effect
+            if isinstance(read, GetBlob):
+                if result is not None:
+                    self.object_bytes += len(result)
+                    self._bytes[read.name] = (read.start, result)
+            else:
                 for name, doc in result.items():
                     self._bytes[name] = (0, manifest.inner_frames(doc))
-            elif result is not None:
-                read = effect.effect if isinstance(effect, InBucket) else effect
-                self.object_bytes += len(result)
-                self._bytes[read.name] = (read.start, result)
 
     def plain(self, known: Manifest, channel: str) -> bytes:
         """A channel's serialized value. It and the values that it builds on are checked by their digests.

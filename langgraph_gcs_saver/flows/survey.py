@@ -7,7 +7,8 @@ is checked again before it is reported, and data that has changed since is left 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -280,7 +281,7 @@ class Survey:
                 found[name][doc.name] = doc
         return found
 
-    def _references(self) -> Iterator[tuple[Doc, Set[str]]]:
+    def _references(self) -> Iterator[tuple[Doc, AbstractSet[str]]]:
         """Each document, and what it refers to."""
         for entry in self.entries.values():
             found = {step.name for channel in entry.manifest.channels for step in entry.manifest.steps(channel)}
@@ -785,7 +786,9 @@ def _wrong(found: Survey, step: Step, depth: Depth) -> Flow[tuple[Kind, str] | N
         return "corrupt", f"the object has {infos[0].size} bytes, not as many as were written"
     if frame.crc32c is None or any(info.crc32c == frame.crc32c for info in whole):
         return None
-    return None if frame.crc32c == (yield from _checksum(found, step.name)) else ("corrupt", "the object's checksum differs")
+    if frame.crc32c != (yield from _checksum(found, step.name)):
+        return "corrupt", "the object's checksum differs"
+    return None
 
 
 def _decode_all(found: Survey, context: Context) -> Flow[None]:

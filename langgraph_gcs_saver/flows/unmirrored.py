@@ -104,6 +104,8 @@ def shared(context: Context) -> Flow[dict[str, Copies]]:
 
 def _names(prefix: str, *, mirror: bool) -> Flow[list[str]]:
     found: list[str] = []
-    while page := (yield from InBucket(ListBlobs(prefix, found[-1] if found else None, checksums=False), mirror=mirror)):
+    after: str | None = None
+    while page := (yield from InBucket(ListBlobs(prefix, after, checksums=False), mirror=mirror)):
         found += [blob.name for blob in page]
+        after = found[-1]
     return found

@@ -151,9 +151,10 @@ class Connection:
         """Open the store that a connection string names.
 
         `gs://BUCKET/PREFIX?project=PROJECT&database=DATABASE&root=DOCUMENT_PATH&mirror=BUCKET` is Cloud Storage and
-        Firestore; all parts but the bucket are optional. `mirror` is the option of that name. `file:///DIRECTORY` is the embedded store, with the same documents and
-        frames. `memory:` is a new and empty store that only this saver sees, for unit tests; nothing survives the
-        process. `FIRESTORE_EMULATOR_HOST` and `STORAGE_EMULATOR_HOST` are respected.
+        Firestore; all parts but the bucket are optional. `mirror` is the option of that name. `file:///DIRECTORY` is
+        the embedded store, with the same documents and frames. `memory:` is a new and empty store that only this saver
+        sees, for unit tests; nothing survives the process. `FIRESTORE_EMULATOR_HOST` and `STORAGE_EMULATOR_HOST` are
+        respected.
 
         Args:
             conn_string: The connection string.
@@ -180,7 +181,9 @@ class Connection:
             return cls(stores=stores, **options)
         if address.mirror is not None:
             if options.get("mirror") is not None:
-                raise InvalidOptionError("Both the connection string and the option `mirror` name a mirror. Name it once.")
+                raise InvalidOptionError(
+                    "The connection string and the option `mirror` both name a mirror. Name it once."
+                )
             options["mirror"] = address.mirror
         return cls(
             address.bucket,
@@ -316,6 +319,8 @@ class Connection:
     def ping(self) -> None:
         """Raise if the store cannot be reached: one small read of the database and one of the bucket, at the same time.
 
+        In a store with a mirror, both buckets must answer, because `put` needs both.
+
         Use it for a readiness check. It returns if both services answer, regardless of what is stored. Do not use it as
         a liveness check, because a restart does not help a process that cannot reach the store.
 
@@ -325,11 +330,11 @@ class Connection:
             PermissionDeniedError: These credentials may not read them.
             StoreUnavailableError: A service did not answer before the deadline, `timeout`.
         """
-        run(flows.setup.ping(), self._backend)
+        run(flows.setup.ping(self._context), self._backend)
 
     async def aping(self) -> None:
         """Asynchronous twin of `ping`."""
-        await arun(flows.setup.ping(), self._backend)
+        await arun(flows.setup.ping(self._context), self._backend)
 
     # Needed by every call
 

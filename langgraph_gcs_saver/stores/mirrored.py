@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from contextvars import copy_context
 from functools import partial
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
 from langgraph_gcs_saver.engine.effects import (
     BlobInfo,

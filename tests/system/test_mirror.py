@@ -13,11 +13,9 @@ from langgraph_gcs_saver.errors import (
     InvalidOptionError,
     InvalidURIError,
     StoreNotFoundError,
-    StoreUnavailableError,
     WrongStoreError,
 )
 from langgraph_gcs_saver.events import CheckpointDamaged, ReadFromMirror
-from langgraph_gcs_saver.format import keys
 from tests.system.build import cfg, checkpoint, cid, version
 
 METADATA = {"source": "loop", "step": 0, "parents": {}}
@@ -179,9 +177,7 @@ def test_repair_copies_what_one_bucket_lacks(open_in, buckets, side, how):
     """Values of their own, small values that share an object, and pending writes."""
     saver = open_in(*buckets, inline_max_bytes=0)
     put(saver, 1, large(1))
-    saver.put(
-        cfg(1), checkpoint(2, {"a": "small", "b": "as small"}), METADATA, {"a": version(2), "b": version(2)}
-    )
+    saver.put(cfg(1), checkpoint(2, {"a": "small", "b": "as small"}), METADATA, {"a": version(2), "b": version(2)})
     saver.put_writes(cfg(2), [("v", large(2))], "task")
     written = objects(buckets[0])
     damage(buckets[side], how)
@@ -199,15 +195,50 @@ def test_repair_copies_what_one_bucket_lacks(open_in, buckets, side, how):
     assert [channel for _, channel, _ in found.pending_writes] == ["v"]
 
 
-def test_values_that_share_a_corrupt_object_are_read_from_the_mirror(open_in, buckets):
-    saver = open_in(*buckets, inline_max_bytes=0)
-    saver.put(cfg(), checkpoint(1, {"a": "one", "b": "two"}), METADATA, {"a": version(1), "b": version(1)})
+@pytest.fixture
+def crowd(open_in, buckets):
+    """Values that are small, and together too large for a document, so that they share an object."""
+    values = {f"v{number}": random.Random(number).randbytes(15_000).hex() for number in range(80)}
+    saver = open_in(*buckets)
+    saver.put(cfg(), checkpoint(1, values), METADATA, dict.fromkeys(values, version(1)))
+    assert len(objects(buckets[0])) == 1
+    return values
+
+
+def test_values_that_share_a_corrupt_object_are_read_from_the_mirror(open_in, buckets, crowd):
+    """No checksum of the object is known, so only the digests of the values show that it is corrupt."""
     damage(buckets[0], "corrupt")
     events = []
     found = open_in(*buckets, on_event=events.append).get_tuple(cfg())
-    assert found.checkpoint["channel_values"] == {"a": "one", "b": "two"}
+    assert found.checkpoint["channel_values"] == crowd
     assert "recovered_from" not in found.metadata
     assert [event.reason for event in events if isinstance(event, ReadFromMirror)] == ["corrupt"]
+
+
+@pytest.mark.parametrize("side", [0, 1])
+def test_the_right_copy_is_found_by_its_readers(open_in, buckets, crowd, side):
+    written = objects(buckets[0])
+    damage(buckets[side], "corrupt")
+    saver = open_in(*buckets)
+    assert kinds(saver) == ["unmirrored"]
+    saver.admin.repair()
+    assert objects(buckets[0]) == objects(buckets[1]) == written
+
+
+def test_setup_checks_both_buckets(open_in, buckets):
+    first, mirror = buckets
+    saver = open_in(first, mirror)
+    report = saver.setup()
+    assert any("both buckets" in line for line in report.done)
+    assert any("both in US" in line for line in report.warnings), "both are in the same place"
+    assert objects(first) == objects(mirror) == {}
+    saver.ping()
+    mirror.delete_blobs(list(mirror.list_blobs()))
+    mirror.delete()
+    with pytest.raises(StoreNotFoundError, match="in another region"):
+        saver.setup()
+    with pytest.raises(StoreNotFoundError):
+        saver.ping()
 
 
 def test_damage_in_both_buckets_is_damage(open_in, buckets):

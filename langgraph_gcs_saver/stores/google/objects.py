@@ -385,7 +385,8 @@ class GCSBlobs:
             bucket.reload(timeout=timeout, retry=None)
         except (exceptions.Forbidden, exceptions.Unauthorized):
             return BucketSettings(self._prefix, rules=None)
-        return BucketSettings(self._prefix, private.lifecycle(bucket), bucket.metageneration, bucket.autoclass_enabled)
+        rules, location = private.lifecycle(bucket), str(bucket.location or "")
+        return BucketSettings(self._prefix, rules, bucket.metageneration, bucket.autoclass_enabled, location)
 
     def _set_lifecycle(self, effect: SetLifecycle, timeout: float) -> bool:
         bucket = self._fresh_bucket()
