@@ -11,12 +11,15 @@ are numbers, and bodies can be damaged:
 
 - `cut`: half the body of a download comes, then the connection ends; half the body of an upload reaches the service.
 - `flip`: one bit of the body is changed, on the way down or up.
+
+All requests to a bucket fail in the way that `outages` says: `proxy.outages = {"my-bucket": "reset"}`.
 """
 
 from __future__ import annotations
 
 import http.client
 import json
+import re
 import socket
 import socketserver
 import struct
@@ -51,6 +54,7 @@ BODY_KINDS = (*KINDS, "cut", "flip")
 _RESET = struct.pack("ii", 1, 0)
 _HOP = frozenset({"connection", "keep-alive", "transfer-encoding", "content-length"})
 _NO_BODY = frozenset({204, 304})
+_BUCKET = re.compile(r"/b/([^/?\s]+)")
 
 
 def call_of(method: str, target: str) -> str:
@@ -78,6 +82,12 @@ def call_of(method: str, target: str) -> str:
             return "other"
 
 
+def bucket_of(request: _Request) -> str:
+    """The bucket that a request is for; that of the first part of a batch; empty if it names none."""
+    found = _BUCKET.search(request.target) or _BUCKET.search(request.body.decode(errors="replace"))
+    return "" if found is None else found[1]
+
+
 class StorageProxy:
     """Forwards every request to a Cloud Storage emulator, except for what `faults` says. A context manager.
 
@@ -87,11 +97,13 @@ class StorageProxy:
 
     Attributes:
         url: The value for STORAGE_EMULATOR_HOST.
+        outages: The fault of each request to a bucket, by the bucket's name. You can change it at any time.
     """
 
     def __init__(self, target: str, faults: Faults | None = None) -> None:
         self.faults = faults or Faults()
         self.target = urlsplit(target).netloc
+        self.outages: dict[str, str] = {}
         self.late = Latecomers()
         self._server = _Server(("127.0.0.1", 0), partial(_Connection, self))
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
@@ -191,6 +203,7 @@ class _Connection(BaseHTTPRequestHandler):
         call = call_of(self.command, self.path)
         faults = self._proxy.faults
         kind = faults.choose(call, BODY_KINDS if call in {"upload", "download"} else KINDS)
+        kind = self._proxy.outages.get(bucket_of(request), kind)
         if kind is None:
             self._send(self._proxy.forward(request))
         else:
