@@ -114,25 +114,29 @@ def recheck(context: Context, *, is_missing: bool) -> Flow[None]:
 
 def place_of(doc: Doc) -> Place | None:
     """The place that the store's document names; `None` for a corrupt document."""
-    bucket, prefix, mirror = (doc.fields.get(name) for name in _FIELDS)
+    bucket, prefix, mirror = map(doc.fields.get, _FIELDS)
     if not isinstance(bucket, str) or not isinstance(prefix, str) or not (mirror is None or isinstance(mirror, str)):
         return None
     return Place(bucket, prefix, mirror)
 
 
-def name(place: Place, note: Doc | None) -> Create | Merge:
-    """The write that names a place in the store's document, if that is as it was read.
+def fields_of(place: Place) -> dict[str, str]:
+    """The fields of the store's document."""
+    mirror = {} if place.mirror is None else {"mirror": place.mirror}
+    return {"bucket": place.bucket, "prefix": place.prefix, **mirror}
+
+
+def written(place: Place, note: Doc | None) -> Create | Merge:
+    """The write that names a place in the store's document, if that is still as it was read.
 
     Args:
         place: The place.
         note: The document; `None` if it did not exist.
     """
-    found = {"bucket": place.bucket, "prefix": place.prefix}
-    if place.mirror is not None:
-        found["mirror"] = place.mirror
+    fields = fields_of(place)
     if note is None:
-        return Create(keys.PLACE, found)
-    return Merge(keys.PLACE, found, remove=tuple(set(_FIELDS) - found.keys()), update_time=note.update_time)
+        return Create(keys.PLACE, fields)
+    return Merge(keys.PLACE, fields, remove=tuple(set(_FIELDS) - fields.keys()), update_time=note.update_time)
 
 
 def look_for_bucket() -> Flow[None]:
@@ -177,7 +181,7 @@ def _bind(binding: Binding) -> Flow[None]:
                 return
         yield from claim_mirror(binding.place)
         # This fails if another first writer was faster. That writer may have another bucket.
-        if (yield from Commit((name(binding.place, note),))) is not None:
+        if (yield from Commit((written(binding.place, note),))) is not None:
             binding.is_bound = True
             return
     raise ConflictError(f"The document {keys.PLACE!r} was changed {MAX_TRIES} times in a row. Call again.")

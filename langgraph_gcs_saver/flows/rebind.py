@@ -8,7 +8,7 @@ from langgraph_gcs_saver.engine.effects import Commit, Flow, GetDocs
 from langgraph_gcs_saver.errors import ConflictError, InvalidInputError
 from langgraph_gcs_saver.flows.all_threads import START, next_thread
 from langgraph_gcs_saver.flows.context import Context, Loads, Place
-from langgraph_gcs_saver.flows.places import claim_mirror, look_for_bucket, name, place_of
+from langgraph_gcs_saver.flows.places import claim_mirror, look_for_bucket, place_of, written
 from langgraph_gcs_saver.flows.survey import survey
 from langgraph_gcs_saver.flows.tries import Tries
 from langgraph_gcs_saver.format import keys
@@ -44,7 +44,7 @@ def rebind(*, force: bool, dry_run: bool, loads: Loads, context: Context) -> Flo
             )
         # After a failover, the bucket that was the first one before is the mirror, and has the store's objects.
         yield from claim_mirror(binding.place, may_have_objects=True, takes_over=force)
-        if (yield from Commit((name(binding.place, note),))) is None:
+        if (yield from Commit((written(binding.place, note),))) is None:
             # This call's own commit, whose answer was lost?
             now = (yield from GetDocs((keys.PLACE,))).get(keys.PLACE)
             if now is None or place_of(now) != binding.place:
