@@ -2,9 +2,9 @@
 
 python -m benchmarks.mirror [--runs N] [--json]
 
-Uses the emulators that `FIRESTORE_EMULATOR_HOST` and `STORAGE_EMULATOR_HOST` name, else starts its own. A proxy delays each request to a bucket, as the distance of a region does: 20 ms to the
-bucket, 40 ms to its mirror. Puts of the three savers take turns, and a ratio is the median of those of single turns.
-Exit code 1 when a bar is missed.
+Uses the emulators that `FIRESTORE_EMULATOR_HOST` and `STORAGE_EMULATOR_HOST` name, else starts its own. A proxy delays
+each request to a bucket, as the distance of a region does: 20 ms to the bucket, 40 ms to its mirror. Puts of the three
+savers take turns, and a ratio is the median of those of single turns. Exit code 1 when a bar is missed.
 """
 
 from __future__ import annotations

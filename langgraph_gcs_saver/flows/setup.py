@@ -84,7 +84,7 @@ def setup(location: str | None, context: Context, *, platform: bool = False) -> 
     if bucket is not None:
         files = provisioning.settings_files(bucket)
         warnings += _warnings("The bucket", bucket)
-    mirror = yield from InBucket(ReadBucket(), mirror=True)
+    mirror = (yield from InBucket(ReadBucket(), mirror=True)) if context.is_mirrored else None
     if mirror is not None:
         warnings += _warnings("The mirror", mirror)
         if bucket is not None and bucket.location == mirror.location != "":

@@ -216,7 +216,7 @@ class Sources:
             node.value = self._made(node, channel)
         except DamagedError as damage:
             node.damage = damage.alone()
-            if node.step.frame.packed and self._context.is_mirrored:
+            if self._context.is_mirrored and node.step.frame.attempt is not None and node.step.frame.crc32c is None:
                 self._switch(node.step.name)
             raise
         finally:
@@ -229,7 +229,7 @@ class Sources:
     def _switch(self, name: str) -> None:
         """Let the next read use the mirror's copy of a damaged object, unless that one is damaged, too.
 
-        A store cannot choose the copy of such an object: only the values in it have digests.
+        A store cannot choose the copy of an object without a checksum: only the values in it have digests.
         """
         if name in self.mirrored:
             self._context.corrupt.put(name, False, len(name))

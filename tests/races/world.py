@@ -39,6 +39,7 @@ from langgraph_gcs_saver.engine.effects import (
     GetBlob,
     GetDocs,
     HashBlob,
+    InBucket,
     ListBlobs,
     ListCollections,
     Now,
@@ -93,6 +94,14 @@ class Stored:
 
 YOUNG = 1 << 62
 """When objects were made that a collector finds too young, in nanoseconds; all others at 0."""
+
+
+IN_MIRROR = "mirror:"
+"""What names of objects in a mirror begin with; all others are in the first bucket."""
+
+
+def _in_mirror(name: str) -> bool:
+    return name.startswith(IN_MIRROR)
 
 
 def AGED(name: str) -> bool:  # noqa: N802 - tests set it for a scenario
@@ -172,6 +181,15 @@ class World:
                 # Without the time of creation, which would distinguish schedules that are otherwise the same.
                 undated = {key: None if row is None else (row[0], 0, row[2]) for key, row in changes.items()}
                 return times, World(memory.replaced(self.table, undated), self.blobs)
+            case InBucket():
+                names = {name: name.removeprefix(IN_MIRROR) for name in self.blobs if effect.mirror == _in_mirror(name)}
+                own = {names[name]: blob for name, blob in self.blobs.items() if name in names}
+                answer, after = World(self.table, own).perform(effect.effect, stamp)
+                rest = {name: blob for name, blob in self.blobs.items() if name not in names}
+                prefix = IN_MIRROR if effect.mirror else ""
+                return answer, World(
+                    self.table, {**rest, **{prefix + name: blob for name, blob in after.blobs.items()}}
+                )
             case _:
                 blobs = MemoryBlobs(self.blobs)
                 answer = _ON_BLOBS[type(effect)](blobs, effect)

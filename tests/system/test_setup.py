@@ -304,7 +304,7 @@ def test_a_missing_database_is_no_missing_field(saver: GCSSaver, admin: Firestor
 def test_rules_are_set_only_on_the_state_that_was_read(saver: GCSSaver, bucket: Bucket) -> None:
     blobs = saver._backend.blobs
     found = blobs.read_bucket(ReadBucket())
-    assert found == BucketSettings("agents/", (), bucket.metageneration)
+    assert found == BucketSettings("agents/", (), bucket.metageneration, location="US")
     bucket.patch(lifecycle={"rule": [LOGS]})
     assert not blobs.set_lifecycle(SetLifecycle(tuple(OURS), found.metageneration))
     assert bucket.rules == [LOGS]
@@ -384,7 +384,7 @@ class World:
         return None
 
     def setup(self) -> SetupReport:
-        context = SimpleNamespace(new_attempt=lambda: "attempt")
+        context = SimpleNamespace(new_attempt=lambda: "attempt", is_mirrored=False)
         backend = SimpleNamespace(perform=self.perform, admit=lambda flow: flow)
         return run(setup(None, context, platform=True), backend)
 
