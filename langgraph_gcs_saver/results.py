@@ -73,7 +73,10 @@ class Finding:
 
     @property
     def is_damage(self) -> bool:
-        """Whether stored data cannot be read or found. `clear` counts as damage, because it is not read."""
+        """Whether stored data cannot be read or found. `clear` counts as damage, because it is not read.
+
+        An unmirrored object is no damage: its other copy is read.
+        """
         return self.kind not in {"unreferenced", "unmirrored"}
 
     def __str__(self) -> str:

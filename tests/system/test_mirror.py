@@ -144,6 +144,24 @@ def test_the_mirror_takes_over_by_rebind(open_in, buckets):
         put(open_in(*buckets), 3, "small")
 
 
+def test_the_bucket_that_was_lost_becomes_the_mirror(open_in, buckets):
+    first, mirror = buckets
+    put(open_in(*buckets), 1, large(1))
+    alone = open_in(mirror)
+    alone.admin.rebind()
+    put(alone, 2, large(2))
+    swapped = open_in(mirror, first)
+    assert swapped.admin.rebind().missing == 0
+    assert kinds(swapped) == ["unmirrored"]
+    swapped.admin.repair()
+    put(swapped, 3, large(3))
+    assert objects(first) == objects(mirror)
+    assert value(open_in(mirror, first)) == large(3)
+    for stale in (open_in(mirror), open_in(*buckets)):
+        with pytest.raises(WrongStoreError):
+            put(stale, 4, "small")
+
+
 def test_bad_configurations_are_refused(bucket_name, tmp_path):
     with pytest.raises(InvalidURIError, match="itself"):
         GCSSaver.from_conn_string(f"gs://{bucket_name}?mirror={bucket_name}&project=p")

@@ -106,7 +106,11 @@ def _show_findings(findings: list[Finding], damages: int) -> None:
         out.print(Text("No damage found."))
         return
     threads = counted(len({finding.thread_id for finding in findings}), "thread")
-    out.print(Text(f"{damages:,} damaged and {len(findings) - damages:,} unreferenced in {threads}."))
+    unmirrored = sum(finding.kind == "unmirrored" for finding in findings)
+    unreferenced = len(findings) - damages - unmirrored
+    out.print(Text(f"{damages:,} damaged and {unreferenced:,} unreferenced in {threads}."))
+    if unmirrored:
+        out.print(Text(f"{unmirrored:,} are in one bucket only. `langgraph-gcs repair` copies them to the other one."))
     clear = sum(finding.kind == "clear" for finding in findings)
     if clear:
         told = (
