@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from langgraph_gcs_saver.address import Address, GoogleAddress, canonical
+from langgraph_gcs_saver.address import GoogleAddress
 from langgraph_gcs_saver.engine.named_stores import NamedStores
 from langgraph_gcs_saver.engine.runner import arun, run
 from langgraph_gcs_saver.errors import GCSSaverError, InvalidInputError, StoreUnavailableError
@@ -47,9 +47,8 @@ class Replicas:
 
     def __init__(self, source: Connection, target: Connection) -> None:
         self._source, self._target = source, target
-        here, there = _address_of(source), _address_of(target)
-        check_apart(here, there)
-        self.pair = Pair(source=canonical(here), target=canonical(there))
+        self.pair = Pair(source=_uri_of(source), target=_uri_of(target))
+        _check_apart(source, target)
 
     @property
     def stores(self) -> NamedStores:
@@ -253,18 +252,19 @@ class _Pace:
         self.seconds = max(self._every, min(2 * self.seconds, LONGEST_PAUSE))
 
 
-def check_apart(source: Address, target: Address) -> None:
+def _check_apart(source: Connection, target: Connection) -> None:
     """Check that two stores have nothing in common.
 
     Raises:
         InvalidInputError: They are the same store, or share documents or objects.
     """
-    if canonical(source) == canonical(target):
-        raise InvalidInputError(f"{canonical(source)!r} cannot be its own replica. Name another store.")
-    if not isinstance(source, GoogleAddress) or not isinstance(target, GoogleAddress):
-        return
-    shared = ("objects", "bucket and prefix") if _objects(source) == _objects(target) else None
-    if _documents(source) == _documents(target):
+    uri = _uri_of(source)
+    if uri == _uri_of(target):
+        raise InvalidInputError(f"{uri!r} cannot be its own replica. Name another store.")
+    shared = None
+    if _objects(source) & _objects(target):
+        shared = ("objects", "bucket or mirror, and prefix")
+    if (documents := _documents(source)) is not None and documents == _documents(target):
         shared = ("documents", "project, database and root")
     if shared is not None:
         raise InvalidInputError(
@@ -273,16 +273,22 @@ def check_apart(source: Address, target: Address) -> None:
         )
 
 
-def _objects(address: GoogleAddress) -> tuple[object, ...]:
-    return address.bucket, address.prefix
+def _objects(store: Connection) -> set[tuple[str, str]]:
+    """Where a store's objects are, unless they are in the same directory as its documents."""
+    binding = store._context.binding  # noqa: SLF001 - this is a part of both
+    if binding is None:
+        return set()
+    place = binding.place
+    return {(bucket, place.prefix) for bucket in (place.bucket, place.mirror) if bucket is not None}
 
 
-def _documents(address: GoogleAddress) -> tuple[object, ...]:
-    return address.project, address.database, address.root
+def _documents(store: Connection) -> tuple[object, ...] | None:
+    address = store._address  # noqa: SLF001 - as above
+    return (address.project, address.database, address.root) if isinstance(address, GoogleAddress) else None
 
 
-def _address_of(store: Connection) -> Address:
-    found: Address | None = store._address  # noqa: SLF001 - this is a part of both
+def _uri_of(store: Connection) -> str:
+    found = store._uri  # noqa: SLF001 - as above
     if found is None:
         raise InvalidInputError(
             "A store in memory, or one that was passed as `stores=`, has no connection string, and the other store "

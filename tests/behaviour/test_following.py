@@ -411,6 +411,7 @@ def test_stores_that_cannot_replicate_to_each_other(uris, here, there, tmp_path)
         ("gs://my-bucket/x?project=p&root=", "documents"),
         ("gs://another?project=p", "documents"),
         ("gs://my-bucket?project=p&database=db", "objects"),
+        ("gs://another?project=p&database=db&mirror=my-bucket", "objects"),
         ("gs://my-bucket/?database=(default)&project=p", "its own replica"),
     ],
 )
