@@ -63,7 +63,7 @@ standard error.
 | `plans` | the same | the work that was found, by thread (of `rebind`, for the store); empty if there was none |
 | `dry_run` | `pull`, `push`, `import`, `migrate` | whether nothing was written because of `--dry-run` |
 | `ok` | `pull`, `push`, `import`, `drill`, `demo` | whether all is well; if not, the exit code is not 0 |
-| `is_damage` | `verify`, `repair` | of a finding: true for damage, false for an orphan and for an object that only one bucket has |
+| `is_damage` | `verify`, `repair` | of a finding: true for damage, false for an orphan or an unmirrored object |
 | `done`, `missing`, `warnings` | `setup` | sentences: what was done, what could not be, what endangers the store |
 """
 

@@ -54,5 +54,4 @@ def opened(name: str, stub: Stub, stored: bytes | None, open_: Callable[[bytes |
 
 def report_read(name: str) -> Flow[None]:
     """Report that an object was read from the mirror, because the bucket's bytes were wrong."""
-    thread_id = keys.told_thread_id(name.partition("/")[0])
-    yield from Emit(ReadFromMirror(thread_id=thread_id, name=name, reason="corrupt"))
+    yield from Emit(ReadFromMirror(thread_id=keys.told_thread_of_blob(name), name=name, reason="corrupt"))

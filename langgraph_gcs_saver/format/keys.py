@@ -405,6 +405,12 @@ def is_thread_segment(segment: str) -> bool:
     return is_long or thread_id_of(segment) is not None
 
 
+def told_thread_of_blob(name: str) -> str:
+    """The thread id to show for an object; empty if it belongs to no thread."""
+    segment = name.partition("/")[0]
+    return told_thread_id(segment) if is_thread_segment(segment) else ""
+
+
 def past_thread_blobs(segment: str) -> str:
     """A name that sorts after the names of all objects below a segment, such as a thread's: `0` sorts after `/`."""
     return f"{segment}0"

@@ -36,6 +36,7 @@ from langgraph_gcs_saver.engine.pool import Pool
 from langgraph_gcs_saver.engine.protocols import BlobStore
 from langgraph_gcs_saver.errors import StoreNotFoundError, StoreUnavailableError
 from langgraph_gcs_saver.events import ReadFromMirror
+from langgraph_gcs_saver.format import keys
 
 T = TypeVar("T")
 
@@ -148,7 +149,8 @@ class MirroredBlobs:
                 reason = "corrupt" if one is bucket else reason
             else:
                 if one is mirror:
-                    self._on_read(ReadFromMirror(name=effect.name, reason=reason))
+                    thread_id = keys.told_thread_of_blob(effect.name)
+                    self._on_read(ReadFromMirror(thread_id=thread_id, name=effect.name, reason=reason))
                 return data
         if failure is not None:
             raise failure

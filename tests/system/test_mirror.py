@@ -1,5 +1,7 @@
 """A store whose objects are in two buckets: each is in both, and a reader needs only one of them."""
 
+import asyncio
+import hashlib
 import random
 import uuid
 from datetime import timedelta
@@ -9,6 +11,8 @@ from google.auth.credentials import AnonymousCredentials
 from google.cloud import storage
 
 from langgraph_gcs_saver import GCSSaver
+from langgraph_gcs_saver.engine.effects import HashBlob, PutBlob
+from langgraph_gcs_saver.engine.pieces import Pieces, crc32c
 from langgraph_gcs_saver.errors import (
     InvalidOptionError,
     InvalidURIError,
@@ -76,6 +80,30 @@ def test_each_object_is_in_both_buckets(open_in, buckets):
     assert objects(buckets[0]) == objects(buckets[1]) == {}
 
 
+def test_asynchronous_calls_use_both(open_in, buckets):
+    saver = open_in(*buckets)
+
+    async def act():
+        await saver.aput(cfg(), checkpoint(1, {"v": large(1)}), METADATA, {"v": version(1)})
+        damage(buckets[0], "missing")
+        found = await saver.aget_tuple(cfg())
+        await saver.aclose()
+        return found.checkpoint["channel_values"]["v"]
+
+    assert asyncio.run(act()) == large(1)
+    assert len(objects(buckets[1])) == 1
+
+
+def test_an_upload_in_pieces_goes_to_both(open_in, buckets):
+    """Several requests to each bucket, at the same time."""
+    blocks = [random.Random(number).randbytes(1 << 20) for number in range(9)]
+    blobs = open_in(*buckets)._backend.blobs
+    blobs.put_blob(PutBlob("ff-t/pieces", Pieces(lambda: iter(blocks), hashed=True)))
+    first, mirror = map(objects, buckets)
+    assert first == mirror == {"agents/ff-t/pieces": crc32c(b"".join(blocks))}
+    assert blobs.hash_blob(HashBlob("ff-t/pieces")) == hashlib.sha256(b"".join(blocks)).hexdigest()
+
+
 @pytest.mark.parametrize("what", ["missing", "corrupt"])
 def test_a_read_uses_the_mirror(open_in, buckets, what):
     put(open_in(*buckets), 1, large(1))
@@ -84,7 +112,7 @@ def test_a_read_uses_the_mirror(open_in, buckets, what):
     events = []
     assert value(open_in(*buckets, on_event=events.append)) == large(1)
     read = [event for event in events if isinstance(event, ReadFromMirror)]
-    assert [event.reason for event in read] == [what]
+    assert [(event.thread_id, event.reason) for event in read] == [("t", what)]
     assert not any(isinstance(event, CheckpointDamaged) for event in events)
 
 
