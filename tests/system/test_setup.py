@@ -309,7 +309,7 @@ def test_rules_are_set_only_on_the_state_that_was_read(saver: GCSSaver, bucket: 
     assert not blobs.set_lifecycle(SetLifecycle(tuple(OURS), found.metageneration))
     assert bucket.rules == [LOGS]
     found = blobs.read_bucket(ReadBucket())
-    assert found == BucketSettings("agents/", (LOGS,), bucket.metageneration)
+    assert found == BucketSettings("agents/", (LOGS,), bucket.metageneration, location="US")
     assert blobs.set_lifecycle(SetLifecycle((*found.rules, *OURS), found.metageneration))
     assert bucket.rules == [LOGS, *OURS]
     assert blobs.read_bucket(ReadBucket()).metageneration == found.metageneration + 1
