@@ -69,7 +69,7 @@ class Process:
 
     def kill(self) -> None:
         self.process.kill()
-        self.process.wait()
+        self.process.communicate()
 
 
 @contextmanager
@@ -101,8 +101,8 @@ def test_a_worker_in_the_other_region_finishes_the_batch(emulators, environment)
             while max(begun, default=0) <= LOST_AFTER:
                 said = ada.says()
                 begun[said["begins"]] = said["at"]
-            ada.kill()
-            follower.kill()
+            ada.process.kill()
+            follower.process.kill()
         for one in emulators["east"]:
             os.kill(one.pid, signal.SIGSTOP)
         try:
