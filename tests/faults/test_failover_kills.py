@@ -158,9 +158,10 @@ def _forced(order: Order, kill_at: int) -> None:
 
 
 def test_a_planned_failover_loses_nothing(order: Order) -> None:
-    _planned(order, [9, 4])
+    _planned(order, [6])
 
 
+@pytest.mark.parametrize("store_uri", ["local"], indirect=True)
 def test_a_forced_failover_loses_nothing_that_its_mark_covers(order: Order) -> None:
     _forced(order, 60)
 

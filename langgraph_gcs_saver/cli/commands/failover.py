@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from langgraph_gcs_saver.cli.views.terminal import (
     CipherOption,
     CommandError,
+    DryRunOption,
     JsonOption,
     StoreOption,
     YesOption,
@@ -19,6 +20,12 @@ from langgraph_gcs_saver.cli.views.terminal import (
     print_lines,
     progress,
 )
+
+if TYPE_CHECKING:
+    from langgraph_gcs_saver.results import Failover, ReplicationStatus
+
+UNREACHED = 7
+"""Exit code if the store that is given up was not fenced."""
 
 _SECONDS = 10.0
 """How long a forced failover waits for the store that is given up, after it has promoted the other one."""
@@ -40,6 +47,7 @@ def failover(
     ] = False,
     store: StoreOption = None,
     cipher: CipherOption = None,
+    dry_run: DryRunOption = False,
     yes: YesOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -48,6 +56,8 @@ def failover(
     First --store stops taking writes. Then what --to lacks is shipped, and --to becomes the primary. Nothing that was
     acknowledged is missing there. If the command crashes, run it again: it continues. To fail back, swap the stores.
 
+    --dry-run shows the roles of both stores, and what is left to ship.
+
     With --force, --to becomes the primary at once. Then the command tries to stop writes to --store. If --store cannot
     be reached, it exits with 7: run it again when --store can be reached. That ships what --store has taken meanwhile.
 
@@ -55,16 +65,23 @@ def failover(
     """
     if force and abort:
         raise CommandError("--force and --abort exclude each other: --abort needs both stores.", 2)
-    options = {"timeout": _SECONDS} if force else {}
+    options: dict[str, Any] = {"timeout": _SECONDS} if force else {}
     with open_admin(store, cipher, may_create=force, **options) as source, open_admin(to, cipher) as target:
+        if dry_run:
+            _show(source.replication(target), as_json=as_json)
+            return
         if not abort:
             what = "at once, without what was not shipped yet" if force else "as soon as everything was shipped"
             confirm(f"Make {to} the primary {what}? The other store then takes no writes.", yes=yes)
         with progress("changing the primary"):
             done = source.failover(target, force=force, abort=abort)
-    if as_json:
-        print_json(asdict(done))
-    else:
-        print_lines(str(done).splitlines())
+    _show(done, as_json=as_json)
     if done.unreached:
-        raise CommandError("the failover is not complete: run it again when --store can be reached.", 7)
+        raise CommandError("the failover is not complete: run it again when --store can be reached.", UNREACHED)
+
+
+def _show(found: Failover | ReplicationStatus, *, as_json: bool) -> None:
+    if as_json:
+        print_json(asdict(found))
+    else:
+        print_lines(str(found).splitlines())
