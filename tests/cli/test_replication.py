@@ -45,6 +45,7 @@ def test_the_status(command, store_uri, other):
     found = json.loads(ended.out)
     assert (found["source_role"], found["target_role"], found["mark"]) == ("none", "none", None)
     assert "There is no mark" in command("replication", "status", "--to", other).out
+    assert command("replication", "status", "--to", other, "--most", "52w").code == 4
     shipped = json.loads(command("replicate", "--to", other, "--json").out)
     assert (shipped["documents"], shipped["forks"], shipped["failures"]) == (0, [], [])
     fill(store_uri, "t", 10)
@@ -52,6 +53,7 @@ def test_the_status(command, store_uri, other):
     assert f"{store_uri}: primary\n{other}: replica\nEpoch 1\nThe replica has everything until 20" in text
     assert "Entries in the outbox: 1. The oldest is " in text
     assert json.loads(command("replicate", "--to", other, "--json").out)["entries"] == 1
+    assert command("replication", "status", "--to", other, "--most", "52w").code == 0
     assert "Entries in the outbox: 0.\n" in command("replication", "status", "--to", other).out
 
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from langgraph_gcs_saver.saver.admin import Admin
 
 FAILED = 4
-"""Exit code if a thread was not shipped."""
+"""Exit code if a thread was not shipped, or if the replica is behind by more than the caller allows."""
 
 ToOption = Annotated[str, typer.Option("--to", metavar="URI", help="The replica: gs://… or file://….")]
 
@@ -82,11 +82,23 @@ def replicate(
 
 @replication.command()
 def status(
-    *, to: ToOption, store: StoreOption = None, cipher: CipherOption = None, as_json: JsonOption = False
+    *,
+    to: ToOption,
+    most: Annotated[
+        timedelta | None,
+        typer.Option(
+            parser=positive_duration, metavar="TIME", help="Exit with 4 if the replica is behind by more, such as 1m."
+        ),
+    ] = None,
+    store: StoreOption = None,
+    cipher: CipherOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Show the roles of both stores, how far the replica is behind, and what waits to be shipped.
 
-    Example: langgraph-gcs replication status --store file:///home/me/store --to file:///mnt/other/store
+    With --most, a scheduler can raise an alarm: the exit code is 4 if the replica is behind by more, or has no mark.
+
+    Example: langgraph-gcs replication status --most 1m --store file:///home/me/store --to file:///mnt/other/store
     """
     with _both(store, to, cipher) as (source, target):
         found = source.replication(target)
@@ -94,6 +106,8 @@ def status(
         print_json(asdict(found))
     else:
         print_lines(str(found).splitlines())
+    if most is not None and (found.lag is None or found.lag > most.total_seconds()):
+        raise CommandError("the replica is behind by more than --most.", FAILED)
 
 
 @replication.command()
