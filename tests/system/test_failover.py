@@ -284,3 +284,44 @@ def test_operations_begin_again_once_the_source_was_merged(regions: Regions) -> 
     regions.find_again()
     assert once(regions.us, "not shipped") == "charged not shipped"
     assert once(regions.us, "new") == "charged new"
+
+
+def test_a_source_that_never_comes_back_is_replaced_by_an_empty_one(regions: Regions, tmp_path: Path) -> None:
+    put(regions.eu, 2, 1)
+    regions.ship()
+    regions.lose()
+    put(regions.us, 3, 2)
+    (tmp_path / "eu").rename(tmp_path / "lost")
+    with GCSSaver.from_conn_string(f"{tmp_path.as_uri()}/eu") as fresh:
+        forced = fresh.admin.failover(regions.us, force=True)
+        assert "no role" in forced.unreached
+        assert role(regions.us).unmerged
+        regions.us.admin.replicate(fresh)
+        done = fresh.admin.failover(regions.us, force=True)
+        assert (done.primary, done.unreached) == (done.target, "")
+        assert not role(regions.us).unmerged
+        assert once(regions.us, "new") == "charged new"
+        assert steps(fresh) == [1, 2, 3]
+        put(regions.us, 4, 3)
+        back = regions.us.admin.failover(fresh)
+        assert back.primary == back.target
+        assert steps(fresh) == [1, 2, 3, 4]
+
+
+def test_the_other_direction_fences_a_source_that_is_back(regions: Regions) -> None:
+    regions.lose()
+    put(regions.us, 2, 1)
+    regions.outage.is_out = False
+    regions.us.admin.replicate(regions.eu)
+    assert (role(regions.eu).name, role(regions.us).name) == ("replica", "primary")
+    with pytest.raises(NotPrimaryError):
+        put(regions.eu, 3, 1)
+    assert steps(regions.eu) == [1, 2]
+
+
+def test_a_replica_cannot_be_a_source(regions: Regions) -> None:
+    with pytest.raises(InvalidInputError, match="not the primary of the two"):
+        regions.us.admin.replicate(regions.eu)
+    # A failover to the primary changes nothing.
+    done = regions.us.admin.failover(regions.eu)
+    assert (done.primary, done.epoch) == (done.target, 1)
