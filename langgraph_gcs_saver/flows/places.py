@@ -169,11 +169,10 @@ def _are(effects: tuple[Effect[Any], ...], kinds: tuple[type, ...]) -> bool:
 def _bind(binding: Binding) -> Flow[None]:
     """Check that the binding is the store's. A store without a place is bound, and one without a mirror gets it."""
     for _ in range(MAX_TRIES):
-        docs = yield from GetDocs(_names(binding))
-        yield from _compare(docs, binding)
+        note = (yield from GetDocs((keys.PLACE,))).get(keys.PLACE)
+        yield from _compare(note, binding)
         if binding.is_bound:
             return
-        note = docs.get(keys.PLACE)
         if note is None:
             # A missing bucket is noticed now, not at the first value that needs it.
             if not binding.is_empty:
