@@ -163,6 +163,11 @@ def test_a_store_that_is_not_the_primary_takes_nothing(open_saver: Any, tmp_path
     assert refused == dict.fromkeys((STORE | ACTIONS.keys()) - NOTHING_TO_DO, (role, TO, 1))
 
 
+def _without_a_look(flow: Any, region: roles.Region) -> Any:
+    region.begin({})
+    return flow
+
+
 def test_a_store_without_a_role_is_asked_for_nothing_more(
     open_saver: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -170,7 +175,7 @@ def test_a_store_without_a_role_is_asked_for_nothing_more(
     found = []
     for name in ("as it is", "without"):
         if name == "without":
-            monkeypatch.setattr(roles, "admit", lambda flow, _: flow)
+            monkeypatch.setattr(roles, "admit", _without_a_look)
         count = CountingInterceptor()
         rounds: list[Any] = []
         with open_saver(None, name, interceptors=[count]) as saver, open_saver(None, f"{name}, other") as other:
