@@ -15,9 +15,10 @@ from langchain_core.messages import AIMessage, HumanMessage
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
 from langgraph_gcs_saver import FirestoreCache, GCSSaver
+from langgraph_gcs_saver.engine.effects import Delete
 from langgraph_gcs_saver.engine.runner import run
 from langgraph_gcs_saver.flows import leases, recoveries, runs
-from langgraph_gcs_saver.format import keys, recent, sagas, sets
+from langgraph_gcs_saver.format import keys, recent, regions, sagas, sets
 from langgraph_gcs_saver.format.frames import Codec
 from langgraph_gcs_saver.format.turns import Turn, fields_of
 from langgraph_gcs_saver.portable import PortableSerializer, Stored, delta
@@ -152,7 +153,7 @@ def fill(saver: GCSSaver, thread: str) -> None:
 
 
 def handle(saver: GCSSaver, raw: LocalRaw) -> None:
-    """A side effect, an answered turn, a recovery, a saga, a team, and a batch whose process has crashed."""
+    """A side effect, an answered turn, a recovery, a saga, a team, a crashed batch, and what shippers have left."""
     thread = saver.thread("t")
     with mock.patch("time.time_ns", return_value=LATER):  # an operation's document says when it ended
         thread.operations.once("charge", lambda: {"receipt": 1}, key="order-17", request={"cents": 990})
@@ -188,6 +189,11 @@ def handle(saver: GCSSaver, raw: LocalRaw) -> None:
     note = sagas.note(trip.document, fields)
     raw.set_document(note.name, note.fields)
     make_team(saver, raw)
+    # Of a replica that has lost its role: the store takes what is stored.
+    (entry,) = regions.changes([Delete(keys.checkpoint_doc("t", "", cid(NEWEST)))]).entries(["0a1b2c3d4e5f"])
+    raw.set_document(entry.name, dict(entry.write.fields))
+    raw.set_document(keys.ship_doc("t"), {"count": 1, "mark": LATER})
+    raw.set_document(keys.MARK, {"mark": LATER})
     thread.blobs.put(b"content of a blob")
     FirestoreCache(saver).set({(("node",), "key"): ([1, {"a": None}], None)})
 
