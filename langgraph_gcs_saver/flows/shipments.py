@@ -487,12 +487,18 @@ class Shipment:
     # Deletions
 
     def _delete(self, names: Sequence[str]) -> Flow[None]:
-        """Delete what the source has deleted. What the target still needs of checkpoints stays, stripped."""
+        """Delete what the source has deleted. What the target still needs of checkpoints stays, stripped.
+
+        A primary keeps its own operations, turns and the like: they say what its own processes do.
+        """
         if self.thread_id is not None:
             checkpoints = {name for name in names if _is_checkpoint(name)}
             if checkpoints:
                 yield from self.moving(take_off(self.thread_id, checkpoints, self.context))
-        for page in pages([name for name in names if not _is_checkpoint(name)], DOCS_PER_PAGE):
+        others = [name for name in names if not _is_checkpoint(name)]
+        if not self.wins:
+            others = [name for name in others if not _entry_of(name).is_plain]
+        for page in pages(others, DOCS_PER_PAGE):
             docs = yield from GetDocs(tuple(page))
             writes: list[Write] = []
             objects: set[str] = set()

@@ -351,6 +351,28 @@ def test_both_were_written_to(opened: Open) -> None:
     assert everything(source, "u") == everything(target, "u")
 
 
+def test_a_primary_keeps_its_own_turn(opened: Open) -> None:
+    """The old primary has ended the turn, and the new one is still at it."""
+    source, target = opened(), opened()
+    begin(source, target)
+    config: Any = {"configurable": {"thread_id": "t"}}
+    build = StateGraph(State)
+    build.add_node("may fail", lambda _: {"log": [str(1 // len(here))]})
+    build.add_edge(START, "may fail")
+    here: list[int] = []
+    with pytest.raises(ZeroDivisionError):
+        run_graph(build.compile(checkpointer=source), {"log": ["hello"]}, config, request_id="r1")
+    ship(source, target)
+    name = keys.resume_doc("t")
+    before = replicated(target)[0][name]
+    set_role(target, "primary", 2)
+    here.append(1)
+    run_graph(build.compile(checkpointer=source), {"log": ["hello"]}, config, request_id="r1")
+    assert name not in replicated(source)[0]
+    ship(source, target)
+    assert replicated(target)[0][name] == before
+
+
 def test_the_other_store_keeps_what_it_has_more(opened: Open) -> None:
     source, target = opened(), opened()
     put(source, "t", 10)
