@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from langgraph_gcs_saver.engine.effects import Commit, Create, Doc, Flow, GetDocs, Merge, QueryDocs
-from langgraph_gcs_saver.engine.steps import at
+from langgraph_gcs_saver.engine.steps import at, together
 from langgraph_gcs_saver.errors import (
     UNREADABLE,
     ConflictError,
@@ -25,7 +25,7 @@ from langgraph_gcs_saver.errors import (
 from langgraph_gcs_saver.flows.all_threads import Pages, each_thread
 from langgraph_gcs_saver.flows.context import MAX_TRIES, Context
 from langgraph_gcs_saver.flows.shipments import ENTRIES_PER_PAGE, Overtaken, Shipment, entries_of
-from langgraph_gcs_saver.flows.transfer import SOURCE
+from langgraph_gcs_saver.flows.transfer import SOURCE, pages
 from langgraph_gcs_saver.flows.tries import Tries
 from langgraph_gcs_saver.format import keys
 from langgraph_gcs_saver.format.regions import Entry, entry_of, is_incomplete
@@ -39,6 +39,9 @@ MARK = "mark"
 
 ENTRIES = 20_000
 """The default for the number of entries that one pass reads. A greater number of entries takes several passes."""
+
+_TOGETHER = 8
+"""How many threads are shipped at the same time. Each takes about 7 rounds, and the memory of a few objects."""
 
 _OF_A_THREAD = (*UNREADABLE, DamageError, InvalidIdError, ConflictError, ThreadBusyError, ThreadInSetError)
 """Errors that concern one thread, and do not stop the others."""
@@ -101,7 +104,7 @@ def _lost(name: str) -> DamageError:
 
 
 def ship_once(*, limit: int = ENTRIES, context: Context) -> Flow[Shipped]:
-    """Ship what the source's outbox has now, thread by thread, and move the mark of the target.
+    """Ship what the source's outbox has now, several threads at the same time, and move the mark of the target.
 
     Nothing older than the mark is missing in the target. It is the source's time just before its outbox was read, or
     just before the oldest entry that could not be shipped. A thread that cannot be shipped does not stop the others.
@@ -124,10 +127,11 @@ def ship_once(*, limit: int = ENTRIES, context: Context) -> Flow[Shipped]:
     for entry in entries:
         oldest[entry.segment] = min(entry.time, oldest.get(entry.segment, entry.time))
     total = Shipped(is_all=is_all)
-    for segment in sorted(oldest, key=lambda one: (oldest[one], one)):
-        done = yield from _tried(segment, context)
-        total += done
-        now = min(now, oldest[segment] - 1) if done.failures else now
+    segments = sorted(oldest, key=lambda one: (oldest[one], one))
+    for page in pages(segments, _TOGETHER):
+        for segment, done in zip(page, (yield from together(*(_tried(one, context) for one in page))), strict=True):
+            total += done
+            now = min(now, oldest[segment] - 1) if done.failures else now
     if is_all:
         yield from _move_mark(now)
     return replace(total, mark=(yield from mark()))
@@ -232,7 +236,7 @@ def reconcile_all(*, heals: bool = True, context: Context) -> Pages[Reconciled]:
     after all others are done.
     """
     # The threads are found in the source, but what is done with each is a flow of the target.
-    pages = each_thread(None, _only, context)
+    threads = each_thread(None, _only, context)
     tries = Tries()
     shared_is_due = True
 
@@ -240,7 +244,7 @@ def reconcile_all(*, heals: bool = True, context: Context) -> Pages[Reconciled]:
         nonlocal shared_is_due
         found: Sequence[str | None] | None = (None,)
         if not shared_is_due:
-            found = yield from at(SOURCE, pages())
+            found = yield from at(SOURCE, threads())
         shared_is_due = False
         if found is None:
             tries.end()

@@ -96,7 +96,7 @@ _SEEN = ("ns", "format", "digest", "heir")
 """The fields that show whether a document is a checkpoint, which content it has, and its heir."""
 
 _BLOBS = 32
-_BLOB_BYTES = 64 << 20
+_BLOB_BYTES = 16 << 20
 """The maximum number and size of objects in memory at the same time. A larger object is shipped alone."""
 
 _WRITES = limits.COMMIT_WRITES // 2
