@@ -170,9 +170,11 @@ class GCSSaver(Connection, BaseCheckpointSaver[str]):
         """
         self._controls.close()
         self._background.close()
-        super().close()
-        if self._shipper is not None:
-            self._shipper.close()
+        try:
+            super().close()
+        finally:
+            if self._shipper is not None:
+                self._shipper.close()
 
     async def aclose(self) -> None:
         """Release connections and threads, those of the running event loop included. Idempotent.
@@ -181,9 +183,11 @@ class GCSSaver(Connection, BaseCheckpointSaver[str]):
         """
         self._controls.close()
         await asyncio.to_thread(self._background.close)
-        await super().aclose()
-        if self._shipper is not None:
-            await self._shipper.aclose()
+        try:
+            await super().aclose()
+        finally:
+            if self._shipper is not None:
+                await self._shipper.aclose()
 
     @property
     def admin(self) -> Admin:

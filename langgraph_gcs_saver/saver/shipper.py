@@ -8,6 +8,7 @@ still in the outbox, where `langgraph-gcs replicate --follow` finds it.
 from __future__ import annotations
 
 import logging
+import math
 import time
 import zlib
 from collections.abc import Iterable
@@ -135,6 +136,7 @@ class Shipper:
         try:
             shipped = run(replication.ship(segment, context=self._pair.context), self._pair.stores)
         except SaverClosedError:
+            process.resting_until = math.inf
             logger.info("The saver was closed before all changes were shipped. `langgraph-gcs replicate` ships them.")
         except StoreUnavailableError as error:
             process.resting_until = time.monotonic() + RETRY_SECONDS  # clock: as above
