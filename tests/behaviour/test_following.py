@@ -107,8 +107,8 @@ def of_kind(events, kind):
 # The writer's own shipper
 
 
-@pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
-def test_a_writer_ships_what_it_has_stored(uris, here, there, is_async):
+@pytest.mark.parametrize(("is_async", "verify"), [(False, "pipelined"), (True, "readback")])
+def test_a_writer_ships_what_it_has_stored(uris, here, there, is_async, verify):
     invoke(here, "old")
     here.admin.replicate(there)
     events = []
@@ -117,7 +117,8 @@ def test_a_writer_ships_what_it_has_stored(uris, here, there, is_async):
         async with saver:
             await asyncio.gather(*(graph_of(saver).ainvoke({"left": 2}, config_of(str(n))) for n in range(5)))
 
-    saver = GCSSaver.from_conn_string(uris[0], replica=uris[1], on_event=events.append, inline_max_bytes=4_000)
+    options = {"on_event": events.append, "inline_max_bytes": 4_000, "verify": verify}
+    saver = GCSSaver.from_conn_string(uris[0], replica=uris[1], **options)
     if is_async:
         asyncio.run(work(saver))
     else:
