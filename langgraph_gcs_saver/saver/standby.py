@@ -8,8 +8,10 @@ import time
 from typing import TYPE_CHECKING
 
 from langgraph_gcs_saver import flows
+from langgraph_gcs_saver.engine.effects import GetDocs
 from langgraph_gcs_saver.flows import roles
 from langgraph_gcs_saver.flows.warm import AT_ONCE
+from langgraph_gcs_saver.format.regions import FIRST_ROLE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -29,6 +31,11 @@ WARM_THREADS = 50
 """Most threads whose tips it reads. A process resumes them one by one, and its cache is limited."""
 
 logger = logging.getLogger("langgraph_gcs_saver")
+
+
+def is_look(effect: object) -> bool:
+    """Whether an effect reads the role of a store, and so shows that a worker has looked at it."""
+    return isinstance(effect, GetDocs) and FIRST_ROLE in effect.names
 
 
 class Standby:

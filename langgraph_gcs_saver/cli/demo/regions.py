@@ -17,10 +17,10 @@ from langgraph_gcs_saver import run
 from langgraph_gcs_saver.cli.demo.agent import SERDE, thread_config
 from langgraph_gcs_saver.cli.demo.child import OWNER, begin, reporting
 from langgraph_gcs_saver.cli.views.terminal import open_saver
-from langgraph_gcs_saver.engine.effects import Effect, GetDocs
+from langgraph_gcs_saver.engine.effects import Effect
 from langgraph_gcs_saver.engine.interceptors import Interceptor, Perform
 from langgraph_gcs_saver.errors import NotPrimaryError
-from langgraph_gcs_saver.format.regions import FIRST_ROLE
+from langgraph_gcs_saver.saver.standby import is_look
 
 EVERY = 1.0
 """Seconds between two looks of the worker that stands by, once its store is the primary."""
@@ -148,7 +148,7 @@ class _Looking(Interceptor):
     def around(self, effect: Effect[Any], perform: Perform) -> Any:
         """Perform one effect."""
         found = perform(effect)
-        if not self._has_looked and isinstance(effect, GetDocs) and FIRST_ROLE in effect.names:
+        if not self._has_looked and is_look(effect):
             self._has_looked = True
             self._pipe.send(StandsBy())
         return found
