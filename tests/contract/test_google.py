@@ -1134,7 +1134,7 @@ def test_settings_without_the_right_to_look(proxied: GCSBlobs, proxy: Proxy) -> 
 def test_rules_are_set_once_when_the_answer_was_lost(proxied: GCSBlobs, proxy: Proxy) -> None:
     proxy.hook = faults([(0, "")])
     assert not proxied.set_lifecycle(SetLifecycle((ABORT,), 1)), "a caller that needs to know reads again"
-    assert proxied.read_bucket(ReadBucket()) == BucketSettings("p/", (ABORT,), 2)
+    assert proxied.read_bucket(ReadBucket()) == BucketSettings("p/", (ABORT,), 2, location="US")
 
 
 def test_rules_of_a_kind_that_the_client_does_not_know_are_kept(
