@@ -98,7 +98,7 @@ def test_the_reference_has_every_method(cls: type) -> None:
     assert sorted(written) == sorted(expected)
     # "Each method that does I/O has an asynchronous twin": these do none, or serve both.
     savers = {"from_conn_string", "get_next_version", "subscribe", "thread", "team", "runs", "recover"}
-    single = savers if cls is GCSSaver else methods.EACH | {"watch", "team"}
+    single = savers if cls is GCSSaver else methods.EACH | {"watch", "team", "follow"}
     assert {name for name in own if f"a{name}" not in names} == single
 
 
