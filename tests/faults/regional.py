@@ -73,7 +73,7 @@ def fail_over() -> None:
     """Promote west, whether east can be reached or not."""
     with opened("west") as west, opened("east", timeout=5.0) as east:  # clock: east does not answer
         done = east.admin.failover(west, force=True)
-        say(unreached=done.unreached, mark=None if done.mark is None else done.mark.timestamp(), primary=done.primary)
+        say(unreached=done.unreached, mark=(done.mark or 0) / 1e9, primary=done.primary)
 
 
 def look() -> None:

@@ -113,7 +113,7 @@ def test_a_worker_in_the_other_region_finishes_the_batch(emulators, environment)
             assert second["begins"] == first + 1, "the first checkpoint in west"
             print(f"the first checkpoint in west after {second['at'] - begun[LOST_AFTER + 1]:.1f} s")
             # What was acknowledged before the mark is there. The clocks are those of one machine.
-            acknowledged = max((number - 1 for number, at in begun.items() if at < (forced["mark"] or 0)), default=0)
+            acknowledged = max((number - 1 for number, at in begun.items() if at < forced["mark"]), default=0)
             assert acknowledged <= first - 1 <= LOST_AFTER
             while "begins" in (last := bob.says()):
                 pass
