@@ -160,8 +160,8 @@ class Sources:
             GetDocs(tuple(names[at : at + _DOCS_PER_PAGE]), mask=("frames",))
             for at in range(0, len(names), _DOCS_PER_PAGE)
         ]
-        names = self._blobs if self._context.is_mirrored else ()
-        self.mirrored = {name for name in names if self._context.corrupt.get(name)}
+        if self._context.is_mirrored:
+            self.mirrored = {name for name in self._blobs if self._context.corrupt.get(name)}
         for name, (start, end) in self._blobs.items():
             effect = GetBlob(name, start, end - start, self._checksums.get(name))
             self._effects.append(InBucket(effect, mirror=True) if name in self.mirrored else effect)
