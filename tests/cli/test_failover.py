@@ -10,6 +10,9 @@ from langgraph_gcs_saver.errors import NotPrimaryError
 from tests.cli.stored import put
 
 
+pytestmark = pytest.mark.parametrize("store_uri", ["local"], indirect=True)
+
+
 @pytest.fixture
 def stores(tmp_path):
     """The connection strings of a store with one step that is not shipped, and of its replica."""
