@@ -9,7 +9,6 @@ from langgraph_gcs_saver import GCSSaver
 from langgraph_gcs_saver.errors import NotPrimaryError
 from tests.cli.stored import put
 
-
 pytestmark = pytest.mark.parametrize("store_uri", ["local"], indirect=True)
 
 
