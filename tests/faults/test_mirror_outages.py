@@ -111,7 +111,7 @@ def build(saver: GCSSaver, steps: int, *, before: Callable[[int], None] = lambda
     return builder.compile(checkpointer=saver)
 
 
-@pytest.mark.parametrize("steps", [24, pytest.param(500, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("steps", [12, pytest.param(500, marks=pytest.mark.soak)])
 def test_a_run_whose_bucket_is_killed_loses_no_step(region: Region, steps: int) -> None:
     """The bucket does not return. The run continues on the mirror, with every step that it had stored."""
     config = {"configurable": {"thread_id": "t"}, "recursion_limit": steps + 5}
@@ -135,7 +135,7 @@ def test_a_run_whose_bucket_is_killed_loses_no_step(region: Region, steps: int) 
     assert [one for one in after.admin.verify(depth="data") if one.is_damage] == []
 
 
-@pytest.mark.parametrize("how", ["stall", "503"])
+@pytest.mark.parametrize("how", ["stall", pytest.param("503", marks=pytest.mark.soak)])
 def test_reads_do_not_wait_for_a_bucket_again(region: Region, how: str) -> None:
     put(region.saver(), 1)
     put(region.saver(), 2)

@@ -217,8 +217,15 @@ def kinds(saver, depth="data"):
     return [finding.kind for finding in saver.admin.verify(depth=depth)]
 
 
-@pytest.mark.parametrize("how", ["missing", "corrupt"])
-@pytest.mark.parametrize("side", [0, 1])
+@pytest.mark.parametrize(
+    ("side", "how"),
+    [
+        (1, "missing"),
+        (0, "corrupt"),
+        pytest.param(0, "missing", marks=pytest.mark.soak),
+        pytest.param(1, "corrupt", marks=pytest.mark.soak),
+    ],
+)
 def test_repair_copies_what_one_bucket_lacks(open_in, buckets, side, how):
     """Values of their own, small values that share an object, and pending writes."""
     saver = open_in(*buckets, inline_max_bytes=0)
