@@ -6,7 +6,7 @@ import marshal
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from langgraph_gcs_saver.engine.effects import Doc, PutBlob
 from langgraph_gcs_saver.engine.pieces import Pieces
@@ -20,6 +20,9 @@ from langgraph_gcs_saver.format.frames import Codec, is_encrypted
 from langgraph_gcs_saver.format.manifest import Manifest, Serialized, heir_of
 from langgraph_gcs_saver.policy.namespaces import ByNamespace
 from langgraph_gcs_saver.records import record
+
+if TYPE_CHECKING:
+    from langgraph_gcs_saver.flows.writes import Opened
 
 Loads = Callable[[Serialized], object]
 """Deserializes a value."""
@@ -36,7 +39,7 @@ MAX_TRIES = 16
 
 _HEADS_BYTES = 32 << 20
 _TIPS_BYTES = 4 << 20
-_NAMES_BYTES = 1 << 20
+_WRITES_BYTES = 4 << 20
 
 
 @record(frozen=True, slots=True)
@@ -173,6 +176,7 @@ class Context:
         companions: What rides in the commits of puts and pending writes, in the order in which they are asked.
         heads: Checkpoints as last seen, by document name.
         tips: The name of the document that a read of the latest checkpoint should find, by thread and namespace.
+        writes: Pending writes as last seen, by the name of their document.
         noted: Threads whose own documents are known to exist, by name, with the time when they were written.
         guards: When threads' own documents last changed, by name, as claims of operations have seen them.
         steps: The last step stored, by thread and namespace, if the saver has a retention.
@@ -200,6 +204,7 @@ class Context:
     companions: tuple[Companion, ...] = ()
     heads: ByteCache[str, Head] = field(default_factory=lambda: ByteCache(_HEADS_BYTES))
     tips: ByteCache[tuple[str, str], str] = field(default_factory=lambda: ByteCache(_TIPS_BYTES))
+    writes: ByteCache[str, Opened] = field(default_factory=lambda: ByteCache(_WRITES_BYTES))
     noted: ByteCache[str, float] = field(default_factory=lambda: ByteCache(1 << 20))
     guards: ByteCache[str, int] = field(default_factory=lambda: ByteCache(1 << 20))
     steps: ByteCache[tuple[str, str], int] = field(default_factory=lambda: ByteCache(1 << 20))
@@ -272,6 +277,10 @@ class Context:
         """Keep a head for the next put. Its size in memory is estimated."""
         size = 1000 + sum(600 + 400 * len(ref.chain) for ref in head.manifest.channels.values())
         self.heads.put(head.manifest.name, head, size + head.content.size)
+
+    def remember_writes(self, name: str, opened: Opened) -> None:
+        """Keep the pending writes of a document for reads."""
+        self.writes.put(name, opened, opened.size)
 
     def expect(self, thread_id: str, ns: str, name: str) -> None:
         """Expect that the latest checkpoint of a namespace stays the one whose document has this name."""

@@ -487,7 +487,7 @@ def _load(found: list[Found], answers: _Answers, loads: Loads, context: Context)
     left = PAGE_BYTES
     for group, own_ids in ids.items():
         if left > 0:
-            by_id = yield from read_writes(own_ids, answers[queries[group]], context.codec, left)
+            by_id = yield from read_writes(own_ids, answers[queries[group]], context.codec, left, context)
             left -= sum(len(write.value.data) for own in by_id.values() for write in own)
             writes.update({(*group, checkpoint_id): own for checkpoint_id, own in by_id.items()})
     found = list(takewhile(lambda item: _key(item.manifest) in writes, found))

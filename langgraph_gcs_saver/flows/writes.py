@@ -14,7 +14,8 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import lru_cache, partial
+from itertools import chain
 from typing import Any
 
 from langgraph_gcs_saver.engine.effects import (
@@ -77,6 +78,25 @@ class PendingWrite:
     task_path: str
     channel: str
     value: Serialized
+
+
+@record(frozen=True, slots=True)
+class Opened:
+    """The writes in a document, for reads that find it unchanged.
+
+    Attributes:
+        fields: The document's fields. Equal fields of a document of the same name hold the same writes.
+        writes: The writes, in their order in the document.
+    """
+
+    fields: Mapping[str, Any]
+    writes: tuple[PendingWrite, ...]
+
+    @property
+    def size(self) -> int:
+        """Bytes in memory, roughly."""
+        stored = sum([len(data) for data in self.fields.values() if isinstance(data, bytes)])
+        return 1000 + stored + sum([400 + len(write.value.data) for write in self.writes])
 
 
 @record(frozen=True, slots=True)
@@ -174,6 +194,7 @@ def put_writes(request: PutWrites, context: Context) -> Flow[Stored]:
                 yield from Durable(stored, size)
             wrong = (yield from _prove(records, companions, is_rest=bool(beside))) if context.reads_back else None
             if wrong is None:
+                _remember(records, wanted, context)
                 return stored
             mismatches = yield from _count_mismatch(request, wrong, mismatches)
             continue
@@ -199,6 +220,14 @@ def put_writes(request: PutWrites, context: Context) -> Flow[Stored]:
         f"{request.thread_id!r} were not stored: the thread's document, or another document that their commit depends "
         f"on, changed {MAX_TRIES} times in a row. Call again."
     )
+
+
+def _remember(records: Sequence[_Record], wanted: Sequence[PendingWrite], context: Context) -> None:
+    """Keep the regular writes of a call for reads. Special writes share their document with other calls."""
+    for one in records:
+        if one.idx >= 0 and one.upload is None:
+            regular = tuple([write for write in wanted if write.idx >= 0])
+            context.remember_writes(one.doc, Opened({"format": one.format, one.field: one.data}, regular))
 
 
 def laid_out(request: PutWrites, context: Context) -> Flow[tuple[tuple[Write, ...], tuple[PutBlob, ...]]]:
@@ -409,6 +438,7 @@ def _is_sealed(doc: str, field: str, data: bytes) -> bool:
 # Reading
 
 
+@lru_cache(maxsize=256)  # A read of one checkpoint needs it twice.
 def query(thread_id: str, ns: str, newest_id: str, oldest_id: str) -> QueryDocs:
     """The documents of pending writes of the checkpoints from `newest_id` down to `oldest_id`."""
     start, end = keys.writes_range(thread_id, ns, newest_id, oldest_id)
@@ -416,7 +446,7 @@ def query(thread_id: str, ns: str, newest_id: str, oldest_id: str) -> QueryDocs:
 
 
 def read_writes(
-    wanted: Iterable[str], docs: Iterable[Doc], codec: Codec, most: int | None = None
+    wanted: Iterable[str], docs: Iterable[Doc], codec: Codec, most: int | None = None, context: Context | None = None
 ) -> Flow[dict[str, list[PendingWrite]]]:
     """Pending writes of checkpoints by id, each list in LangGraph's order (`writes_sort_key`).
 
@@ -425,6 +455,7 @@ def read_writes(
         docs: Documents of pending writes, of these checkpoints and of others.
         codec: Reads frames.
         most: Once so many bytes were read, no more checkpoints of `wanted` are. The first one is always read.
+        context: Documents that it remembers are not opened again, if their fields are equal. `None` opens all of them.
 
     Returns:
         A list for each checkpoint that was read, empty for one without pending writes.
@@ -440,6 +471,9 @@ def read_writes(
         own = by_id.get(keys.writes_checkpoint_id_of(doc.name))
         if own is not None:
             own.append(doc)
+    remembered = None if context is None else _remembered(by_id, context)
+    if remembered is not None:
+        return remembered
     fields = (data for own in by_id.values() for doc in own for data in doc.fields.values())
     size = _OPENING * sum(len(data) for data in fields if isinstance(data, bytes))
     opened = yield from dictionaries.computed(partial(_open_each, by_id, codec, most), size=size, codec=codec)
@@ -449,22 +483,49 @@ def read_writes(
         for number, (doc, head, _) in enumerate(own)
         if (stub := _stub(doc, head)) is not None
     }
-    blobs = yield from Gather(tuple(GetBlob(name, length=stub.fetched) for name, stub in stubs.values()))
-    for ((checkpoint_id, number), (name, stub)), stored in zip(stubs.items(), blobs, strict=True):
-        doc = opened[checkpoint_id][number][0]
-        open_ = partial(_open_stub, doc, name, stub, codec=codec)
-        opened[checkpoint_id][number] = yield from mirrors.opened(name, stub, stored, open_)
-    found = {checkpoint_id: _merged(own) for checkpoint_id, own in opened.items()}
+    if stubs:
+        blobs = yield from Gather(tuple(GetBlob(name, length=stub.fetched) for name, stub in stubs.values()))
+        for ((checkpoint_id, number), (name, stub)), stored in zip(stubs.items(), blobs, strict=True):
+            doc = opened[checkpoint_id][number][0]
+            function = partial(_open_stub, doc, name, stub, stored, codec)
+            opened[checkpoint_id][number] = yield from Compute(function, size=stub.size)
+    keep = None if context is None or stubs else context
+    found = {checkpoint_id: _merged(_parse_each(own, keep)) for checkpoint_id, own in opened.items()}
     yield from report_clear(codec)
     return found
 
 
-def _merged(opened: list[_Opened]) -> list[PendingWrite]:
-    found: dict[tuple[str, int], PendingWrite] = {}
+def _remembered(by_id: Mapping[str, Sequence[Doc]], context: Context) -> dict[str, list[PendingWrite]] | None:
+    """The writes of all documents, if the process remembers all of them. Together they are small, as the cache is."""
+    found = {}
+    for checkpoint_id, docs in by_id.items():
+        own = []
+        for doc in docs:
+            known = context.writes.get(doc.name)
+            # 1, 1.0 and true are equal, but only the first is a format.
+            if known is None or known.fields != doc.fields or type(doc.fields["format"]) is not int:
+                return None
+            own.append(known.writes)
+        found[checkpoint_id] = _merged(chain.from_iterable(own))
+    return found
+
+
+def _parse_each(opened: list[_Opened], context: Context | None) -> Iterator[PendingWrite]:
+    """The writes of some envelopes. Those of a document with one envelope are remembered, if there is a context."""
     opened.reverse()
     while opened:  # Each item is freed as soon as it is parsed.
-        for write in _parse(*opened.pop()):
-            found.setdefault((write.task_id, write.idx), write)
+        doc, head, tail = opened.pop()
+        parsed = _parse(doc, head, tail)
+        if context is not None and len(doc.fields) == len(("format", "writes")):
+            context.remember_writes(doc.name, Opened(doc.fields, tuple(parsed)))
+        yield from parsed
+
+
+def _merged(writes: Iterable[PendingWrite]) -> list[PendingWrite]:
+    """Writes in LangGraph's order. Of those for the same task and number, the first one counts."""
+    found: dict[tuple[str, int], PendingWrite] = {}
+    for write in writes:
+        found.setdefault((write.task_id, write.idx), write)
     return sorted(found.values(), key=lambda w: (w.task_path, w.task_id, w.idx))
 
 
