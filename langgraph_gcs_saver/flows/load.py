@@ -72,8 +72,23 @@ class Loaded:
     """The id of the damaged latest checkpoint that it replaces."""
 
 
-_Answers = dict[Effect[Any], Any]
-"""What was asked before it was known whether it is needed, and the answers."""
+@record(frozen=True, slots=True)
+class _Ahead:
+    """What was read before it was known whether it is needed.
+
+    Attributes:
+        answers: The answers, by what was asked.
+        planned: The outline of the checkpoint that was expected, and its frames, except those in its document.
+    """
+
+    answers: dict[Effect[Any], Any]
+    planned: tuple[Manifest, Sources] | None = None
+
+    def sources_of(self, known: Manifest) -> Sources | None:
+        """The frames of a checkpoint, if they were planned from the same outline."""
+        if self.planned is None or self.planned[0].channels is not known.channels:
+            return None
+        return self.planned[1]
 
 
 @record(frozen=True, slots=True)
@@ -196,7 +211,7 @@ def _get(
     """
     before: object = None
     for _ in range(RESTARTS):
-        doc, answers = yield from (
+        doc, ahead = yield from (
             _find_latest(thread_id, ns, after, context)
             if checkpoint_id is None
             else _find(thread_id, ns, checkpoint_id)
@@ -212,7 +227,7 @@ def _get(
             return None, None
         try:
             found = Found(doc, (yield from _manifest_of(doc, context)))
-            loaded = yield from _load([found], answers, loads, context)
+            loaded = yield from _load([found], ahead, loads, context)
         except DamagedError as damage:
             seen = (damage.reason, damage.channel, damage.frame, doc.update_time)
             if seen == before:
@@ -228,7 +243,7 @@ def _get(
     )
 
 
-def _find(thread_id: str, ns: str, checkpoint_id: str) -> Flow[tuple[Doc | None, _Answers]]:
+def _find(thread_id: str, ns: str, checkpoint_id: str) -> Flow[tuple[Doc | None, _Ahead]]:
     """The document of a checkpoint, and those of its pending writes, in the same round."""
     name = keys.checkpoint_doc(thread_id, ns, checkpoint_id)
     writes = query(thread_id, ns, checkpoint_id, checkpoint_id)
@@ -236,10 +251,10 @@ def _find(thread_id: str, ns: str, checkpoint_id: str) -> Flow[tuple[Doc | None,
     doc = got.get(name)
     if doc is not None and manifest.kind_of(doc) is manifest.DocumentKind.STRIPPED:
         doc = None
-    return doc, {writes: write_docs}
+    return doc, _Ahead({writes: write_docs})
 
 
-def _find_latest(thread_id: str, ns: str, after: str | None, context: Context) -> Flow[tuple[Doc | None, _Answers]]:
+def _find_latest(thread_id: str, ns: str, after: str | None, context: Context) -> Flow[tuple[Doc | None, _Ahead]]:
     """The document of the newest checkpoint after the document `after`.
 
     If this process remembers which checkpoint is the latest, the rest of that one is read in the same round. It counts
@@ -249,13 +264,17 @@ def _find_latest(thread_id: str, ns: str, after: str | None, context: Context) -
     expected = context.expected(thread_id, ns) if after is None else None
     where = (("ns", keys.enc(ns, "namespace")),)
     latest = QueryDocs(keys.checkpoints(thread_id), where=where, after=after, limit=1)
-    ahead: tuple[Effect[Any], ...] = ()
+    asked: tuple[Effect[Any], ...] = ()
     answers: list[Any] = []
+    planned: tuple[Manifest, Sources] | None = None
     if expected is None:
         docs = yield from latest
     else:
-        ahead = _needs(expected, context)
-        docs, *answers = yield from Gather((latest, *ahead))
+        known = expected.manifest
+        sources = Sources([Found(Doc(known.name, {"frames": b""}, 0, 0), known)], context)
+        writes = query(known.thread_id, known.ns, known.checkpoint_id, known.checkpoint_id)
+        asked, planned = (writes, *sources.fetches()), (known, sources)
+        docs, *answers = yield from Gather((latest, *asked))
     while docs and not keys.is_in_ns(docs[0].name, ns):
         docs = yield from replace(latest, after=docs[0].name)
     doc = docs[0] if docs else None
@@ -266,8 +285,8 @@ def _find_latest(thread_id: str, ns: str, after: str | None, context: Context) -
         # Other processes write to this thread. The next read expects nothing, because a wrong guess is billed.
         context.tips.drop((thread_id, ns))
     elif _is_unchanged(doc, expected):
-        return doc, dict(zip(ahead, answers, strict=True))
-    return doc, {}
+        return doc, _Ahead(dict(zip(asked, answers, strict=True)), planned)
+    return doc, _Ahead({})
 
 
 def _is_unchanged(doc: Doc, seen: Head) -> bool:
@@ -280,17 +299,6 @@ def _manifest_of(doc: Doc, context: Context) -> Flow[Manifest]:
     if head is not None and manifest.has_digest(doc, head.content.digest):
         return head.content.manifest(head.manifest)
     return (yield from read_manifest(doc, context.codec))
-
-
-def _needs(head: Head, context: Context) -> tuple[Effect[Any], ...]:
-    """What reads the rest of a checkpoint whose document is being read: its pending writes, and frames elsewhere."""
-    known = head.manifest
-    writes = query(known.thread_id, known.ns, known.checkpoint_id, known.checkpoint_id)
-    frames = [frame for ref in known.channels.values() for frame in ref.chain]
-    if all(frame.owner is None and frame.attempt is None for frame in frames):
-        return (writes,)
-    own = Doc(known.name, {"frames": b""}, 0, 0)
-    return (writes, *Sources([Found(own, known)], context).fetches())
 
 
 def list_page(
@@ -411,7 +419,7 @@ def _load_page(
     found = [Found(doc, known) for doc, known in page if known is not None]
     if len(found) == len(page):
         try:
-            loaded = yield from _load(found, {}, loads, context)
+            loaded = yield from _load(found, _Ahead({}), loads, context)
         except (DamagedError, UnsupportedFormatError):
             pass  # Loading each alone shows which one is damaged.
         else:
@@ -460,8 +468,8 @@ def _ids(search: Search, doc: Doc, known: Manifest | None) -> tuple[str | None, 
 # Loading: everything that some checkpoints need, in one round
 
 
-def _load(found: list[Found], answers: _Answers, loads: Loads, context: Context) -> Flow[list[Loaded]]:
-    """Fetch, verify and deserialize the values and pending writes of checkpoints. What `answers` has is not read again.
+def _load(found: list[Found], ahead: _Ahead, loads: Loads, context: Context) -> Flow[list[Loaded]]:
+    """Fetch, verify and deserialize the values and pending writes of checkpoints. What `ahead` has is not read again.
 
     Returns:
         All of them, or only the first ones, if the pending writes of the rest would take too much memory.
@@ -475,8 +483,13 @@ def _load(found: list[Found], answers: _Answers, loads: Loads, context: Context)
         context.codec.refuse_large_state(item.manifest.size, item.manifest.values)
         ids.setdefault((item.manifest.thread_id, item.manifest.ns), []).append(item.manifest.checkpoint_id)
     queries = {group: query(*group, max(own), min(own)) for group, own in ids.items()}
-    values = sum(len(item.manifest.channels) for item in found)
-    sources = yield from Compute(partial(Sources, found, context), size=_VALUE * values)
+    answers = ahead.answers
+    sources = ahead.sources_of(found[0].manifest) if found else None
+    if sources is None:
+        values = sum(len(item.manifest.channels) for item in found)
+        sources = yield from Compute(partial(Sources, found, context), size=_VALUE * values)
+    else:
+        sources.take(found[0].doc)
     fetches = sources.fetches()
     missing = tuple([effect for effect in (*queries.values(), *fetches) if effect not in answers])
     if missing:

@@ -100,7 +100,7 @@ class Sources:
         """Bytes of objects that were fetched."""
         for item in found:
             if "frames" in item.doc.fields:
-                self._bytes[item.doc.name] = (0, manifest.inner_frames(item.doc))
+                self.take(item.doc)
         for item in found:
             own = self._targets[_key(item.manifest)] = {}
             for channel, ref in item.manifest.channels.items():
@@ -167,6 +167,10 @@ class Sources:
             self._effects.append(InBucket(effect, mirror=True) if name in self.mirrored else effect)
         return self._effects
 
+    def take(self, doc: Doc) -> None:
+        """Take the frames in a document that was read."""
+        self._bytes[doc.name] = (0, manifest.inner_frames(doc))
+
     def fill(self, results: tuple[Any, ...]) -> None:
         """Take the results of `fetches`."""
         for effect, result in zip(self._effects, results, strict=True):
@@ -176,8 +180,8 @@ class Sources:
                     self.object_bytes += len(result)
                     self._bytes[read.name] = (read.start, result)
             else:
-                for name, doc in result.items():
-                    self._bytes[name] = (0, manifest.inner_frames(doc))
+                for doc in result.values():
+                    self.take(doc)
 
     def plain(self, known: Manifest, channel: str) -> bytes:
         """A channel's serialized value. It and the values that it builds on are checked by their digests.
