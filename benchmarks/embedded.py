@@ -155,7 +155,7 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.directory) as directory, ThreadPoolExecutor(1) as beside:
-        figures = beside.submit(measure, Path(directory), options.runs).result()
+        figures = beside.submit(measure, Path(directory).absolute(), options.runs).result()
     if options.json:
         print(json.dumps([asdict(figure) for figure in figures], indent=1))
     else:
