@@ -39,7 +39,9 @@ MAX_TRIES = 16
 
 _HEADS_BYTES = 32 << 20
 _TIPS_BYTES = 4 << 20
-_WRITES_BYTES = 4 << 20
+
+WRITES_BYTES = 4 << 20
+"""The maximum size of the pending writes that a process remembers, if the cache of values may be as large."""
 
 
 @record(frozen=True, slots=True)
@@ -204,7 +206,7 @@ class Context:
     companions: tuple[Companion, ...] = ()
     heads: ByteCache[str, Head] = field(default_factory=lambda: ByteCache(_HEADS_BYTES))
     tips: ByteCache[tuple[str, str], str] = field(default_factory=lambda: ByteCache(_TIPS_BYTES))
-    writes: ByteCache[str, Opened] = field(default_factory=lambda: ByteCache(_WRITES_BYTES))
+    writes: ByteCache[str, Opened] = field(default_factory=lambda: ByteCache(WRITES_BYTES))
     noted: ByteCache[str, float] = field(default_factory=lambda: ByteCache(1 << 20))
     guards: ByteCache[str, int] = field(default_factory=lambda: ByteCache(1 << 20))
     steps: ByteCache[tuple[str, str], int] = field(default_factory=lambda: ByteCache(1 << 20))

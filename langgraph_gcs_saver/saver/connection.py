@@ -25,8 +25,7 @@ from langgraph_gcs_saver.errors import CheckpointVerificationError, InvalidInput
 from langgraph_gcs_saver.events import EventHandler, Sink, Subscribers
 from langgraph_gcs_saver.flows import places, roles
 from langgraph_gcs_saver.flows.cache import ByteCache
-from langgraph_gcs_saver.flows.context import Binding, Context, Loads, Place
-from langgraph_gcs_saver.flows.roles import Region
+from langgraph_gcs_saver.flows.context import WRITES_BYTES, Binding, Context, Loads, Place
 from langgraph_gcs_saver.format.frames import Codec
 from langgraph_gcs_saver.format.serialization import loads
 from langgraph_gcs_saver.format.trained import Dictionaries
@@ -385,6 +384,7 @@ def _new_context(options: Options, place: Place | None, companions: tuple[Compan
         incremental=options.incremental and options.zstd_level is not None,
         full_every=options.full_every,
         values=ByteCache(options.cache_max_bytes),
+        writes=ByteCache(min(WRITES_BYTES, options.cache_max_bytes)),
         clear_metadata=None if options.cipher is None else frozenset(options.clear_metadata),
         falls_back=options.on_corruption == "fallback",
         timeout=options.timeout,

@@ -12,7 +12,7 @@ from langgraph_gcs_saver.errors import CheckpointCorruptError
 from langgraph_gcs_saver.flows import manifests, save
 from langgraph_gcs_saver.flows.cache import ByteCache
 from langgraph_gcs_saver.flows.sources import Sources
-from langgraph_gcs_saver.flows.writes import read_writes
+from langgraph_gcs_saver.flows.writes import Opened, read_writes
 from langgraph_gcs_saver.format import keys
 from langgraph_gcs_saver.format.frames import Codec
 from langgraph_gcs_saver.saver import arguments
@@ -182,6 +182,14 @@ def test_writes_that_were_read_are_not_opened_again(model, monkeypatch):
         assert pending(model, context) == expected
     put_writes(model, make_context(), 1, [("__interrupt__", "why not")], task="another")
     assert pending(model, context) == pending(model, make_context()) != expected
+
+
+def test_no_writes_are_remembered_without_a_cache(make_saver):
+    """Processes with `cache_max_bytes=0` must keep no values in memory."""
+    for size, kept in ((0, False), (1 << 20, True)):
+        context = make_saver(cache_max_bytes=size)._context
+        context.remember_writes("name", Opened({"format": 1, "w": b"data"}, ()))
+        assert (context.writes.get("name") is not None) is kept
 
 
 def test_the_first_of_two_calls_counts_for_a_process_that_remembers_both(model, monkeypatch):
