@@ -480,7 +480,9 @@ class CheckpointVerificationError(StoreError):
     """The service returned other data than was written, at each attempt.
 
     The write was withdrawn: no checkpoint or pending write of this call is visible. The caller still has the state.
-    Call again, and find out whether something changes data in transit, such as a proxy, or at rest.
+    One case is different, and the message says so. If an earlier call has stored the regular writes of a task, the
+    special writes of this call may stay beside them. Call again, and find out whether something changes data in
+    transit, such as a proxy, or at rest.
     """
 
     kind = "verification"

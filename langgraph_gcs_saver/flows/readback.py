@@ -103,13 +103,17 @@ def _hashes(uploads: Sequence[PutBlob]) -> list[str]:
     return [effect.sha256() for effect in uploads]
 
 
-def mismatched(what: str, name: str, before: int, **ids: str) -> Flow[int]:
+_WITHDRAWN = "Each write was withdrawn."
+
+
+def mismatched(what: str, name: str, before: int, *, outcome: str = _WITHDRAWN, **ids: str) -> Flow[int]:
     """Report that something does not read back as it was written.
 
     Args:
         what: What a call stores, for the error.
         name: The document or object.
         before: The mismatches that the call has met before.
+        outcome: What became of the call's writes, for the error.
         ids: The ids of the event.
 
     Returns:
@@ -120,14 +124,14 @@ def mismatched(what: str, name: str, before: int, **ids: str) -> Flow[int]:
     """
     yield from Emit(VerificationFailed(name=name, attempt=before + 1, **ids))
     if before + 1 >= TIMES:
-        raise failed(what, name)
+        raise failed(what, name, outcome)
     return before + 1
 
 
-def failed(what: str, name: str) -> CheckpointVerificationError:
+def failed(what: str, name: str, outcome: str = _WITHDRAWN) -> CheckpointVerificationError:
     """The error of a call whose writes do not read back as they were written."""
     return CheckpointVerificationError(
         f"{what} was not stored: {name!r} was written {TIMES} times, and each time the service returned something "
-        "else. Each write was withdrawn. Call again. If that fails too, check whether a proxy or a function of the "
-        "bucket changes data."
+        f"else. {outcome} Call again. If that fails too, check whether a proxy or a function of the bucket changes "
+        "data."
     )

@@ -170,7 +170,7 @@ def put_writes(request: PutWrites, context: Context) -> Flow[Stored]:
                 request.thread_id, context, beside=(*created, *companions.names), fence=request.fence
             )
             companions.take(thread.beside)
-            found = thread.beside.get(created[0]) if created else None
+            found = yield from _read_twice(thread.beside.get(created[0]) if created else None)
             if found is not None and (yield from _is_earlier(request, found, replaced, context)):
                 # LangGraph repeats calls. Uploads of a repeated call would only become orphans.
                 beside, wanted = _rest(request, found)
@@ -196,13 +196,14 @@ def put_writes(request: PutWrites, context: Context) -> Flow[Stored]:
             if wrong is None:
                 _remember(records, wanted, context)
                 return stored
-            mismatches = yield from _count_mismatch(request, wrong, mismatches)
+            mismatches = yield from _count_mismatch(request, wrong, mismatches, is_rest=bool(beside))
             continue
         names = (*created, *companions.names)
         docs = (yield from GetDocs(names)) if names else {}
         companions.take(docs)
         found = docs.get(created[0]) if created else None
-        if context.reads_back and found is not None and not _is_whole(found) and not _is_newer(found):
+        found = yield from _read_twice(found)
+        if context.reads_back and found is not None and _is_damaged(found):
             # This is probably this call's own document. The answer was lost, and the document is damaged.
             yield from Commit((Delete(found.name, update_time=found.update_time), *companions.withdrawals()))
             mismatches = yield from _count_mismatch(request, found.name, mismatches)
@@ -340,14 +341,21 @@ def _ids(request: PutWrites) -> dict[str, str]:
     return {"thread_id": request.thread_id, "checkpoint_ns": request.ns, "checkpoint_id": request.checkpoint_id}
 
 
-def _count_mismatch(request: PutWrites, name: str, before: int) -> Flow[int]:
-    """Report a mismatch, and return the number of mismatches.
+_REST_STAYS = (
+    "The regular writes that an earlier call had stored stay. The special writes of this call may be stored beside "
+    "them."
+)
+
+
+def _count_mismatch(request: PutWrites, name: str, before: int, *, is_rest: bool = False) -> Flow[int]:
+    """Report a mismatch, and return the number of mismatches. The rest of an earlier call is not withdrawn.
 
     Raises:
         CheckpointVerificationError: This was the last mismatch allowed.
     """
     what = f"Pending writes of task {request.task_id!r} for checkpoint {request.checkpoint_id!r} of thread "
-    return (yield from mismatched(f"{what}{request.thread_id!r}", name, before, **_ids(request)))
+    more = {"outcome": _REST_STAYS} if is_rest else {}
+    return (yield from mismatched(f"{what}{request.thread_id!r}", name, before, **more, **_ids(request)))
 
 
 def _commit(records: Sequence[_Record], replaced: Doc | None) -> list[Write]:
@@ -423,6 +431,18 @@ def _is_whole(doc: Doc) -> bool:
         for field, data in doc.fields.items()
         if field != "format"
     )
+
+
+def _read_twice(doc: Doc | None) -> Flow[Doc | None]:
+    """The document, read again if it is damaged. A single wrong read must not cost the writes of another call."""
+    if doc is None or not _is_damaged(doc):
+        return doc
+    return (yield from GetDocs((doc.name,))).get(doc.name)
+
+
+def _is_damaged(doc: Doc) -> bool:
+    """Whether a document is neither as it was written nor of a newer version."""
+    return not _is_whole(doc) and not _is_newer(doc)
 
 
 def _is_newer(doc: Doc) -> bool:

@@ -9,6 +9,7 @@ from langgraph_gcs_saver.engine.effects import (
     Commit,
     Create,
     DeleteBlobs,
+    Docs,
     Gather,
     GetBlob,
     GetDocs,
@@ -796,6 +797,45 @@ def test_lost_answers_and_pending_writes_that_read_differently(model, context, p
     else:
         with pytest.raises(CheckpointVerificationError):
             put_writes(model, context, 1, REGULAR + SPECIAL)
+
+
+@pytest.mark.parametrize("most", [0, 128 << 10], ids=["objects", "documents"])
+@pytest.mark.parametrize("verify", ["readback", "checksum"])
+def test_one_wrong_read_costs_no_writes_of_another_call(model, parent, verify, most):
+    """The first call wins. If this one crashes at any effect, the first one's writes are still there."""
+    context = make_context(verify=verify, inline_max_bytes=most)
+    put_writes(model, context, 1, REGULAR)
+    kept = write_docs(model)
+    (name,) = kept
+    misread = []
+
+    def before(effect):
+        assert write_docs(model) == kept
+        if isinstance(effect, GetDocs) and name in effect.names and not misread:
+            misread.append(effect)
+            found = model.docs[name]
+            wrong = {**found.fields, "writes": flipped(found.fields["writes"])}
+            return Docs([replace(found, fields=wrong)], found.update_time)
+        return None
+
+    model.before = before
+    put_writes(model, context, 1, [("a", 9), ("b", [8])])
+    assert misread
+    assert failures(model) == []
+    assert write_docs(model) == kept
+    assert sorted(pending(model)) == expected(*REGULAR)
+
+
+def test_special_writes_of_an_earlier_call_that_read_differently_each_time_are_not_called_withdrawn(
+    model, context, parent
+):
+    put_writes(model, context, 1, REGULAR)
+    spoiled = spoil_writes(model, 100, "special", WRITES["flipped"])
+    with pytest.raises(CheckpointVerificationError, match="may be stored beside them") as caught:
+        put_writes(model, context, 1, REGULAR + SPECIAL)
+    assert len(spoiled) == TIMES
+    assert "withdrawn" not in str(caught.value)
+    assert len(write_docs(model)) == 2
 
 
 @pytest.mark.parametrize("writes", [REGULAR, SPECIAL, REGULAR + SPECIAL], ids=["regular", "special", "both"])
