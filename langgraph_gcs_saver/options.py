@@ -28,7 +28,7 @@ Verify = Literal["readback", "pipelined", "checksum", "off"]
 BY_NAMESPACE = ("inline_max_bytes", "verify")
 """Options whose values may differ between the calls that store something in different namespaces."""
 
-_BUCKET = re.compile(r"(?:gs://)?([^/?#]+)/?")
+_MIRROR = re.compile(r"(?:gs://)?([^/?#]+)/?")
 
 _ID_OF_DICTIONARY = re.compile(r"[0-7][0-9a-f]{7}\Z")
 
@@ -174,7 +174,7 @@ class Options:
                 raise InvalidOptionError(f"{name} is {keys!r}; it must be a collection of names.")
         self._check_labels()
         if self.mirror is not None:
-            if not isinstance(self.mirror, str) or not (found := _BUCKET.fullmatch(self.mirror)):
+            if not isinstance(self.mirror, str) or not (found := _MIRROR.fullmatch(self.mirror)):
                 raise InvalidOptionError(
                     f"mirror is {self.mirror!r}; it must be the name of a bucket, such as 'gs://bucket-in-another-region'"
                     ". Objects have the same names in both buckets, so a mirror has no prefix of its own."

@@ -27,7 +27,6 @@ from typing import Any, TypeVar
 
 from langgraph_gcs_saver.engine import limits
 from langgraph_gcs_saver.engine.effects import (
-    BlobInfo,
     Commit,
     Compute,
     Create,
@@ -40,7 +39,6 @@ from langgraph_gcs_saver.engine.effects import (
     Gather,
     GetBlob,
     GetDocs,
-    ListBlobs,
     Merge,
     Now,
     On,
@@ -56,7 +54,7 @@ from langgraph_gcs_saver.flows.collections import DOCS_PER_PAGE, damaged, list_d
 from langgraph_gcs_saver.flows.context import ATTEMPT_DEADLINE_SECONDS, Context
 from langgraph_gcs_saver.flows.copy import CHECKPOINTS_PER_PAGE, COMMIT_BYTES, in_levels
 from langgraph_gcs_saver.flows.ids import thread_id_of
-from langgraph_gcs_saver.flows.listing import list_all
+from langgraph_gcs_saver.flows.listing import list_all, list_page
 from langgraph_gcs_saver.flows.manifests import locate_manifest, read_stub, unreadable
 from langgraph_gcs_saver.flows.marks import unmarked
 from langgraph_gcs_saver.flows.prune import clean_up, leftovers, listed_objects, settled, snapshot, take_off
@@ -551,7 +549,7 @@ class Shipment:
         if self.is_shared or self.source is not None:
             return
         left = yield from list_docs(self.thread, _is_replicated)
-        blobs: list[BlobInfo] = yield from On(SOURCE, ListBlobs(f"{self.segment}/", limit=1))
+        blobs = yield from at(SOURCE, list_page(f"{self.segment}/", limit=1))
         if left or blobs:
             return
         if self.thread_id is not None and self.target is not None:

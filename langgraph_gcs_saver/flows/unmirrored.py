@@ -106,6 +106,6 @@ def _names(prefix: str, *, mirror: bool) -> Flow[list[str]]:
     found: list[str] = []
     after: str | None = None
     while page := (yield from InBucket(ListBlobs(prefix, after, checksums=False), mirror=mirror)):
-        found += [blob.name for blob in page]
-        after = found[-1]
+        found += [blob.name for blob in page if keys.is_blob(blob.name) or keys.dictionary_of(blob.name) is not None]
+        after = page[-1].name
     return found

@@ -207,6 +207,7 @@ def test_flows_list_nothing_past_the_filter():
         "listing",
         "places",  # a sample of one page, by `is_blob`
         "survey",  # one object, by its whole name
+        "unmirrored",  # one object, by its whole name; shared ones by `is_blob` and `dictionary_of`
         "teams",  # one object, by its whole name
         "node_cache",  # by `is_cache_blob`
         "dictionaries",  # by `dictionary_of`

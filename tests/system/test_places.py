@@ -207,6 +207,7 @@ CALLS = {
     "replicate": lambda tools: ((tools.elsewhere,), {}),
     "replication": lambda tools: ((tools.elsewhere,), {}),
     "reconcile": lambda tools: ((tools.elsewhere,), {}),
+    "failover": lambda tools: ((tools.elsewhere,), {}),
     "migrate": lambda tools: ((other_saver(), ["t"]), {}),
     "export_thread": lambda tools: (("t", tools.path / "new.tar"), {}),
     "import_thread": lambda tools: ((tools.path / "moved.tar",), {}),
