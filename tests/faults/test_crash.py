@@ -355,9 +355,9 @@ class Sealing(CrashingSaver):
         (
             with_fault(LateUploads),
             "put with objects",
-            r"effect 1 \(Commit\).*after the crash.*000000000005.* is damaged",
+            r"effect 2 \(Commit\).*after the crash.*000000000005.* is damaged",
         ),
-        (with_fault(TornCommits), "put_writes", r"effect 1 \(Commit\).*after the crash.* has another writes"),
+        (with_fault(TornCommits), "put_writes", r"effect 2 \(Commit\).*after the crash.* has another writes"),
         (with_fault(DroppedWrite), "put_writes", "not stopped.*after the call.* has another writes"),
         (with_fault(DroppedObject), "delete_thread", "these were not deleted"),
         (with_fault(Unstripped), "prune", "after the call, checkpoint .*04' of thread 't', .* is missing"),

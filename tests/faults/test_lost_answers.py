@@ -453,7 +453,7 @@ def test_every_write_whose_answer_is_lost(lanes):
 
 
 def test_every_read_that_fails_on_the_way(lanes):
-    failing = {"RunQuery": ["cut"], "GetDocument": ["reset"], "download": ["flip", "cut"]}
+    failing = {"RunQuery": ["cut"], "BatchGetDocuments": ["cut"], "GetDocument": ["reset"], "download": ["flip", "cut"]}
     assert systematically(lanes, ["get_tuple latest"], "async", lambda call: failing[call]) >= 5
 
 
