@@ -19,7 +19,7 @@ from google.protobuf.message import DecodeError
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
 from langgraph_gcs_saver import GCSSaver
-from langgraph_gcs_saver.engine.effects import Compute, Doc, Gather, GetBlob
+from langgraph_gcs_saver.engine.effects import Compute, Doc, Gather, GetBlob, InBucket
 from langgraph_gcs_saver.errors import GCSSaverError
 from langgraph_gcs_saver.flows.manifests import FIELD, locate_manifest, make_stub, metadata_of, rest_of
 from langgraph_gcs_saver.flows.writes import read_writes
@@ -66,6 +66,8 @@ def driven(flow: Any, stored: Mapping[str, bytes]) -> Any:
             case GetBlob():
                 found = stored.get(effect.name)
                 return None if found is None else found[effect.start :][: effect.length]
+            case InBucket(mirror=True):
+                return None
             case Gather():
                 return tuple(map(answer, effect.effects))
         raise AssertionError(effect)
