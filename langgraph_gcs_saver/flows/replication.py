@@ -72,6 +72,8 @@ def ship(segment: str, *, context: Context) -> Flow[Shipped]:
             entries = [entry for entry in found if until is None or entry.time <= until]
             if entries:
                 yield from shipment.flow(entries, max(entry.time for entry in entries))
+            else:
+                yield from shipment.forget()
         except Overtaken as overtaken:
             if overtaken.missing is not None and overtaken.missing == missing:
                 raise _lost(missing) from None

@@ -287,6 +287,15 @@ class Shipment:
         yield from self._delete_thread()
         yield from self._remove(entries)
 
+    def forget(self) -> Flow[None]:
+        """Leave nothing in the target of a thread that another shipment has deleted there, before this one began.
+
+        Raises:
+            Overtaken: Another writer was faster. Make another try.
+        """
+        if self.target is None:
+            yield from self._delete_thread()
+
     def everything(self) -> Flow[list[str]]:
         """Store all that the source has, where the target lacks it or, if the source's version wins, differs.
 

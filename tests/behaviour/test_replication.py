@@ -102,6 +102,17 @@ def test_a_recreated_thread_of_which_nothing_was_shipped_in_between(opened: Open
     assert replicated(target) == replicated(source)
 
 
+def test_a_shipper_that_comes_after_another_one_leaves_nothing_of_a_deleted_thread(opened: Open) -> None:
+    source, target = opened(), opened()
+    begin(source, target)
+    put(source, "t", 10)
+    source.delete_thread("t")
+    ship(source, target)
+    late = run(replication.ship(keys.spread("t"), context=target._context), stores(source, target))
+    assert late.entries == 0
+    assert left_of(source, "t") == left_of(target, "t") == []
+
+
 def test_entries_in_any_number_and_order(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each entry alone, the newest first: what a checkpoint needs comes with it, and the heirs come in the end."""
     source, target = opened(), opened()
