@@ -15,7 +15,7 @@ may have crashed has an *unknown* outcome. No other attempt begins until the cal
 - A claim under a lease is lost when the lease is no longer the fence's. Another claim is lost when its document has
   stood for `timeout` seconds.
 - In a store that was promoted by force, an operation without a document may have begun in the other store. It becomes
-  one with an unknown outcome, unless everything of its thread was shipped later than that.
+  one with an unknown outcome, unless a shipper has shipped everything of its thread since.
 - The claim of a saga's step, or of its undo, also requires the saga's document as last seen (`Part`). The outcome of an
   undo is one commit with the note in its step that it is undone.
 
@@ -207,8 +207,8 @@ class _Look:
         thread: When the thread's document last changed; `None` if all threads share the operation.
         order: Makes the claim's commit fail if the checkpoint that ordered the operation is gone.
         saga: The saga of the call; `None` if it has none, or the saga is gone.
-        since: When this store was promoted by force, if it may lack what the other region's store has.
-        shipped: Up to when it has everything that the other one has; `None` if it has nothing, or lacks nothing.
+        since: The epoch in which this store was promoted by force, if it may lack what the other region's store has.
+        shipped: The last epoch in which it got everything that the other one had; `None` if it has nothing.
         role: The store's role and its update time, which the claim's commit requires; `None` if it has none.
     """
 
@@ -399,7 +399,7 @@ def _look(call: Call, context: Context) -> Flow[_Look]:
         names.append(call.fence.name)
     if call.part is not None:
         names.append(call.part.saga.document)
-    ship = keys.MARK if call.thread_id is None else keys.ship_doc(call.thread_id)
+    ship = keys.SHARED_SHIP if call.thread_id is None else keys.ship_doc(call.thread_id)
     since = None if context.region is None else context.region.unmerged_since(call.document)
     if since is not None:
         names.append(ship)
@@ -423,12 +423,12 @@ def _look(call: Call, context: Context) -> Flow[_Look]:
         if call.part is not None and call.part.saga.document in docs:
             saga = yield from parsed_saga(docs[call.part.saga.document], context)
     shipped = 0 if ship in docs or call.thread_id is None else None
-    return _Look(operation, docs, thread, order, saga, since, regions.mark_in(docs.get(ship)) or shipped)
+    return _Look(operation, docs, thread, order, saga, since, regions.shipped_in(docs.get(ship)) or shipped)
 
 
 def _since(role: tuple[int, Role] | None) -> int | None:
-    """When the store was promoted by force, by the role that a commit requires, if it may lack a claim."""
-    return role[0] if role is not None and role[1].unmerged else None
+    """The epoch of a promotion by force, by the role that a commit requires, if the store may lack a claim."""
+    return role[1].epoch if role is not None and role[1].unmerged else None
 
 
 def parsed_saga(doc: Doc, context: Context) -> Flow[Saga]:

@@ -71,7 +71,8 @@ def ship(segment: str, *, context: Context) -> Flow[Shipped]:
             found, until = yield from at(SOURCE, entries_of(segment))
             entries = [entry for entry in found if until is None or entry.time <= until]
             if entries:
-                yield from shipment.flow(entries, max(entry.time for entry in entries))
+                newest = max(entry.time for entry in entries)
+                yield from shipment.flow(entries, newest if len(entries) == len(found) else None)
             else:
                 yield from shipment.forget()
         except Overtaken as overtaken:

@@ -70,18 +70,18 @@ class Region:
             self.is_known = True
 
     def unmerged_since(self, name: str) -> int | None:
-        """When the store was promoted by force, if it may lack what the other store had not shipped before.
+        """The epoch of a promotion by force, if the store may lack what the other store had not shipped before.
 
         Args:
             name: The document in question.
 
         Returns:
-            By the service's clock, as far as the process knows; `None` if it knows of no such promotion.
+            As far as the process knows; `None` if it knows of no such promotion.
         """
         if not self.roles:
             return None
-        time, role = self.roles[digits_of(name)]
-        return time if role.unmerged else None
+        role = self.roles[digits_of(name)][1]
+        return role.epoch if role.unmerged else None
 
     @property
     def is_plain(self) -> bool:

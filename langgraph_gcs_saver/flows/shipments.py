@@ -63,7 +63,7 @@ from langgraph_gcs_saver.flows.sources import Found, Sources
 from langgraph_gcs_saver.flows.threads import delete_thread, note_run
 from langgraph_gcs_saver.flows.transfer import LEFT_OUT, OWN, SOURCE, fingerprint, is_same, pages
 from langgraph_gcs_saver.flows.writes import read_stubs
-from langgraph_gcs_saver.format import keys, manifest, registry
+from langgraph_gcs_saver.format import keys, manifest, regions, registry
 from langgraph_gcs_saver.format.frames import FrameError
 from langgraph_gcs_saver.format.manifest import (
     DamagedError,
@@ -81,10 +81,7 @@ from langgraph_gcs_saver.results import CollectPlan, ForkFound
 
 T = TypeVar("T")
 
-SHARED_SHIP = f"{keys.REGION}/ship"
-"""Name of the document that each commit of a shipment of store-wide operations moves."""
-
-TOKEN, MARK = "token", "mark"
+TOKEN, MARK, EPOCH = "token", "mark", regions.SHIPPED_IN
 """Fields of such a document. The token is new in each commit, because a write that changes nothing does not move it."""
 
 SHIPPED = "shipped"
@@ -176,7 +173,7 @@ def ship_doc(segment: str) -> str:
     Args:
         segment: As for `entries_of`. The documents of threads are deleted with them.
     """
-    return SHARED_SHIP if segment == keys.SHARED_OUTBOX else f"{keys.THREADS}/{segment}/{keys.SHIPS}/{keys.SHIP}"
+    return keys.SHARED_SHIP if segment == keys.SHARED_OUTBOX else f"{keys.THREADS}/{segment}/{keys.SHIPS}/{keys.SHIP}"
 
 
 class Shipment:
@@ -187,6 +184,7 @@ class Shipment:
         thread_id: The thread; `None` for those operations, and for a thread of which both stores have nothing.
         ship: The name of the document that each commit moves.
         time: When that of the target last changed.
+        epoch: The epoch of the target's role, as this shipment has read it before the source; `None` if it has none.
         own: When that of the source last changed; `None` if it does not exist.
         source: The thread's own document in the source.
         active: The note about the thread's turn, in the source and in the target.
@@ -207,6 +205,7 @@ class Shipment:
         self.thread = f"{keys.THREADS}/{segment}"
         self._active = f"{keys.ACTIVE}/{segment}"
         self.time = 0
+        self.epoch: int | None = None
         self.own: int | None = None
         self.source: Doc | None = None
         self.target: Doc | None = None
@@ -241,8 +240,10 @@ class Shipment:
             raise Overtaken
         self.time = there[self.ship].update_time
         self.own = here[self.ship].update_time if self.ship in here else None
-        if FIRST_ROLE in there and role_of(there[FIRST_ROLE]).is_primary:
-            self.wins = False
+        if FIRST_ROLE in there:
+            role = role_of(there[FIRST_ROLE])
+            self.epoch = role.epoch
+            self.wins = self.wins and not role.is_primary
         self._started = yield from Now()
         self.source, self.target = here.get(self.thread), there.get(self.thread)
         self.active = here.get(self._active), there.get(self._active)
@@ -263,12 +264,12 @@ class Shipment:
         """Whether the thread is being deleted in the target."""
         return self.target is not None and "deleting" in self.target.fields
 
-    def flow(self, entries: Sequence[Entry], mark: int) -> Flow[None]:
+    def flow(self, entries: Sequence[Entry], mark: int | None) -> Flow[None]:
         """Ship the changes that some entries name, and remove the entries.
 
         Args:
             entries: Entries of the source's outbox, oldest first, read after `begin`.
-            mark: The time up to which the entries are complete.
+            mark: The time up to which the entries are complete; `None` if some that are older are missing.
 
         Raises:
             Overtaken: Another writer was faster. Make another try.
@@ -458,6 +459,7 @@ class Shipment:
         fields: dict[str, int | str] = {TOKEN: self.context.new_attempt()}
         if mark is not None:
             fields[MARK] = mark
+            fields |= {} if self.epoch is None else {EPOCH: self.epoch}
         if any(write.name == self.ship for write in writes):  # The thread's deletion ends with this commit.
             own, rest = [], [Delete(one.name, self.time) if one.name == self.ship else one for one in writes]
         else:

@@ -105,6 +105,9 @@ A collection at the root would have the same name as the operations of a thread 
 MARK = f"{REGION}/mark"
 """Name of the document that says how far this store has what the other one of two stores has."""
 
+SHARED_SHIP = f"{REGION}/ship"
+"""Name of the document that moves with each commit of a shipper for operations that all threads share."""
+
 SHARED_OUTBOX = "~operations"
 """What stands for the thread in the names of entries for operations that all threads share. No thread has this name."""
 

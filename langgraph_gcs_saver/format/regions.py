@@ -122,6 +122,22 @@ def mark_in(doc: Doc | None) -> int | None:
     return mark if isinstance(mark, int) else None
 
 
+SHIPPED_IN = "epoch"
+"""The field of a thread's `lg_ship/ship` that `shipped_in` reads."""
+
+
+def shipped_in(doc: Doc | None) -> int | None:
+    """The last epoch of this store in which it got everything that the other store had; `None` if there is none.
+
+    No time can say whether that was before or after a change of the role, because each store has a clock of its own.
+
+    Args:
+        doc: The `lg_ship/ship` of a thread, or of the operations that all threads share.
+    """
+    epoch = None if doc is None else doc.fields.get(SHIPPED_IN)
+    return epoch if type(epoch) is int else None
+
+
 INCOMPLETE = Merge(keys.MARK, {"incomplete": True})
 """The write of a new replica. Until the first comparison of both stores has ended, it lacks what is older."""
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -261,6 +263,34 @@ def test_an_operation_that_the_lost_region_may_have_begun_does_not_begin_again(r
     # A thread of which the other region has shipped nothing is new.
     other = regions.us.thread("another").operations
     assert other.once("charge", lambda: "charged", request={}, key="new") == "charged"
+
+
+def test_an_operation_does_not_begin_again_if_the_clock_of_the_lost_region_was_ahead(
+    regions: Regions, tmp_path: Path
+) -> None:
+    with closing(sqlite3.connect(tmp_path / "eu" / "documents.sqlite3")) as db, db:
+        db.execute("UPDATE clock SET last = last + 3600000000000")  # nanoseconds: an hour
+    put(regions.eu, 2, 1)
+    assert once(regions.eu, "shipped", scope="store") == "charged shipped"
+    regions.ship()
+    assert once(regions.eu, "not shipped") == "charged not shipped"
+    assert once(regions.eu, "not shipped", scope="store") == "charged not shipped"
+    regions.lose()
+    for options in ({}, {"scope": "store"}):
+        with pytest.raises(OutcomeUnknownError):
+            once(regions.us, "not shipped", **options)
+
+
+def test_a_shipper_that_comes_before_the_merge_lets_operations_begin(regions: Regions) -> None:
+    put(regions.eu, 2, 1)
+    regions.ship()
+    assert once(regions.eu, "not shipped") == "charged not shipped"
+    regions.lose()
+    regions.outage.is_out = False
+    next(iter(regions.eu.admin.follow(regions.us)))
+    assert role(regions.us).unmerged
+    assert once(regions.us, "not shipped") == "charged not shipped"
+    assert once(regions.us, "new") == "charged new"
 
 
 def test_a_process_that_knew_the_store_before_does_not_begin_an_operation_again(regions: Regions) -> None:
