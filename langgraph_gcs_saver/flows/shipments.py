@@ -56,7 +56,7 @@ from langgraph_gcs_saver.flows.copy import CHECKPOINTS_PER_PAGE, COMMIT_BYTES, i
 from langgraph_gcs_saver.flows.ids import thread_id_of
 from langgraph_gcs_saver.flows.listing import list_all, list_page
 from langgraph_gcs_saver.flows.manifests import locate_manifest, read_stub, unreadable
-from langgraph_gcs_saver.flows.marks import unmarked
+from langgraph_gcs_saver.flows.marks import unmark, unmarked
 from langgraph_gcs_saver.flows.prune import clean_up, leftovers, listed_objects, settled, snapshot, take_off
 from langgraph_gcs_saver.flows.referrers import objects_of as objects_of_manifest
 from langgraph_gcs_saver.flows.sources import Found, Sources
@@ -250,14 +250,27 @@ class Shipment:
         for doc in (self.source, self.target):
             if self.thread_id is None and doc is not None:
                 self.thread_id = thread_id_of(doc)
-        if self._is_marked and self.thread_id is not None and self.source is not None:
-            yield from unmarked(self.thread_id, self.context)
+        if self.target is not None and self._is_marked and self.thread_id is not None and self.source is not None:
+            if self._is_replica:
+                yield from self._must([unmark(self.target)])  # Only shippers delete in a replica.
+            else:
+                yield from unmarked(self.thread_id, self.context)
             raise Overtaken  # If the source has deleted the thread too, this shipment completes the deletion.
         if self.target is not None and "copying" in self.target.fields:
+            if self._is_replica:
+                # It was the primary when the copy began. A replica takes no more of it, and not its repetition either.
+                # Without the claim, the call that copied does not take the copy for ended.
+                yield from self._must([Merge(self.thread, {}, ("copying", "claim"), self.target.update_time)])
+                raise Overtaken
             raise ConflictError(
                 f"Thread {self.thread_id!r} is the target of an unfinished copy in the other store. Repeat the call "
                 "that copies, or delete the thread there. Then replicate again."
             )
+
+    @property
+    def _is_replica(self) -> bool:
+        """Whether the target takes nothing from anyone but shippers."""
+        return self.epoch is not None and self.wins
 
     @property
     def _is_marked(self) -> bool:

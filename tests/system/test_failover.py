@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from langgraph_gcs_saver.events import ForkMerged, RoleChanged
 from langgraph_gcs_saver.format import keys
 from langgraph_gcs_saver.format.regions import FIRST_ROLE, Role, role_of
 from langgraph_gcs_saver.testing.crash import config_of, put_arguments
+from tests.patience import PATIENCE
 
 THREAD = "t"
 
@@ -190,6 +191,65 @@ def test_stores_that_are_no_replicas_of_each_other(regions: Regions, tmp_path: P
         with pytest.raises(InvalidInputError, match="its own replica"):
             other.admin.failover(other)
     assert (role(regions.eu).epoch, role(regions.us).epoch) == (1, 1)
+
+
+class Between(Interceptor):
+    """Does something else before the first commit that stores checkpoints of a thread."""
+
+    def __init__(self, thread_id: str, other: Callable[[], object]) -> None:
+        self._prefix = f"{keys.checkpoints(thread_id)}/"
+        self._other: Callable[[], object] | None = other
+
+    def around(self, effect: Any, perform: Any) -> Any:
+        if isinstance(effect, Commit) and any(write.name.startswith(self._prefix) for write in effect.writes):
+            other, self._other = self._other, None
+            if other is not None:
+                other()
+        return perform(effect)
+
+
+class Deletion(Interceptor):
+    """Does something else after the first commit of a deletion, which marks the thread."""
+
+    def __init__(self, other: Callable[[], object]) -> None:
+        self._other: Callable[[], object] | None = other
+
+    def around(self, effect: Any, perform: Any) -> Any:
+        done = perform(effect)
+        if isinstance(effect, Commit) and any("deleting" in getattr(write, "fields", {}) for write in effect.writes):
+            other, self._other = self._other, None
+            if other is not None:
+                other()
+        return done
+
+
+def test_a_deletion_that_a_failover_ends_does_not_delay_the_next_one(regions: Regions) -> None:
+    deletion = Deletion(lambda: regions.eu.admin.failover(regions.us))
+    uri = str(regions.eu.admin.replication(regions.us).source)
+    with GCSSaver.from_conn_string(uri, interceptors=[deletion]) as eu, pytest.raises(NotPrimaryError):
+        eu.admin.delete_thread(THREAD)
+    put(regions.us, 2, 1)
+    # The deletion counts as crashed at once, and not only after the timeout.
+    with GCSSaver.from_conn_string(uri, timeout=10 * PATIENCE) as eu:
+        assert regions.us.admin.failover(eu).primary == uri
+        assert steps(eu) == [1, 2]
+        put(eu, 3, 2)
+        assert list(eu.admin.verify(depth="data")) == []
+
+
+def test_a_copy_that_a_failover_ends_does_not_stop_the_next_one(regions: Regions) -> None:
+    between = Between("copy", lambda: regions.eu.admin.failover(regions.us))
+    uri = str(regions.eu.admin.replication(regions.us).source)
+    with GCSSaver.from_conn_string(uri, interceptors=[between]) as eu, pytest.raises(NotPrimaryError):
+        eu.admin.copy_thread(THREAD, "copy")
+    # The copy can neither continue nor be deleted in a replica.
+    regions.us.thread("copy").operations.once("charge", lambda: "charged", key="order")
+    regions.us.admin.delete_thread("copy")
+    regions.us.admin.copy_thread(THREAD, "copy")
+    done = regions.us.admin.failover(regions.eu)
+    assert done.primary == done.target
+    assert [one.checkpoint_id for one in regions.eu.admin.history("copy")] == [put_arguments(1, None)[1]["id"]]
+    assert list(regions.eu.admin.verify(depth="data")) == []
 
 
 # Forced
