@@ -23,7 +23,7 @@ from collections.abc import Collection as Names
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from langgraph_gcs_saver.engine import limits
 from langgraph_gcs_saver.engine.effects import (
@@ -74,7 +74,7 @@ from langgraph_gcs_saver.format.manifest import (
     kind_of,
     runs_of,
 )
-from langgraph_gcs_saver.format.regions import FIRST_ROLE, Entry, entry_of, role_of
+from langgraph_gcs_saver.format.regions import FIRST_ROLE, Entry, What, entry_of, role_of
 from langgraph_gcs_saver.format.registry import Collection
 from langgraph_gcs_saver.records import record
 from langgraph_gcs_saver.results import CollectPlan, ForkFound
@@ -519,6 +519,7 @@ class Shipment:
                 yield from self.moving(take_off(self.thread_id, checkpoints, self.context))
         others = [name for name in names if not _is_checkpoint(name)]
         if not self.wins:
+            yield from self._keep([name for name in others if _entry_of(name).is_plain])
             others = [name for name in others if not _entry_of(name).is_plain]
         for page in pages(others, DOCS_PER_PAGE):
             docs = yield from GetDocs(tuple(page))
@@ -536,6 +537,21 @@ class Shipment:
         tombs = [tomb for name in names for tomb in found.get(name, ())]
         for page in pages(tombs, limits.COMMIT_WRITES):
             yield from self._must([Delete(tomb) for tomb in page])
+
+    def _keep(self, names: Sequence[str]) -> Flow[None]:
+        """Let the source get again what it has deleted and the target keeps, by entries of the target's own outbox."""
+        for page in pages(names, DOCS_PER_PAGE):
+            docs = yield from GetDocs(tuple(page), mask=())
+            entries = [
+                Entry(
+                    keys.outbox_doc(self.segment, self.context.new_attempt()),
+                    cast("What", _entry_of(name).replicated),
+                    name,
+                )
+                for name in docs
+            ]
+            if entries:
+                yield from self._must([entry.write for entry in entries])
 
     def _delete_objects(self, names: Iterable[str]) -> Flow[None]:
         """Delete objects that no document refers to any more, and that the source does not have either.
@@ -615,11 +631,12 @@ class Shipment:
         """Documents of the source, in their order, without those that the target has deleted; and of the target.
 
         The target's outbox is read last. A document that was not there before has either been deleted, and then an
-        entry says so, or it has never been there.
+        entry says so, or it has never been there. What a primary keeps of its own (`_delete`) comes again all the same.
         """
         here, there = yield from Gather((On(SOURCE, GetDocs(tuple(names))), GetDocs(tuple(names))))
         tombs = (yield from self._tombs()) if any(not _is_whole(name, there) for name in here) else {}
-        return {name: here[name] for name in names if name in here and name not in tombs}, there
+        ours = {name for name in here if self.wins and _entry_of(name).is_plain}
+        return {name: here[name] for name in names if name in here and (name in ours or name not in tombs)}, there
 
     def _store_plain(self, docs: Iterable[Doc], there: Mapping[str, Doc]) -> Flow[None]:
         """Store documents that need nothing but their objects."""

@@ -24,6 +24,7 @@ from langgraph_gcs_saver.events import ForkMerged, RoleChanged
 from langgraph_gcs_saver.format import keys
 from langgraph_gcs_saver.format.regions import FIRST_ROLE, Role, role_of
 from langgraph_gcs_saver.testing.crash import config_of, put_arguments
+from tests.kit.regions import replicated
 from tests.patience import PATIENCE
 
 THREAD = "t"
@@ -351,6 +352,24 @@ def test_a_shipper_that_comes_before_the_merge_lets_operations_begin(regions: Re
     assert role(regions.us).unmerged
     assert once(regions.us, "not shipped") == "charged not shipped"
     assert once(regions.us, "new") == "charged new"
+
+
+def test_what_a_primary_keeps_of_a_deleted_thread_is_there_after_the_next_failover(regions: Regions) -> None:
+    assert once(regions.eu, "first") == "charged first"
+    file = regions.eu.thread(THREAD).blobs.put(b"a file")
+    regions.ship()
+    regions.eu.delete_thread(THREAD)
+    put(regions.eu, 2, None)
+    regions.lose()
+    assert once(regions.us, "second", mode="at_least_once") == "charged second"
+    regions.find_again()
+    back = regions.us.admin.failover(regions.eu)
+    assert back.primary == back.target
+    assert replicated(regions.eu)[0] == replicated(regions.us)[0]
+    for key in ("first", "second"):
+        repeated = regions.eu.thread(THREAD).operations.once("charge", lambda: "twice", request={}, key=key)
+        assert repeated == f"charged {key}"
+    assert regions.eu.thread(THREAD).blobs.open(file).read() == b"a file"
 
 
 def test_a_process_that_knew_the_store_before_does_not_begin_an_operation_again(regions: Regions) -> None:
