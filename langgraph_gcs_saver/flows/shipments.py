@@ -220,6 +220,8 @@ class Shipment:
         self._batch: dict[str, Write] = {}
         self._started = 0.0
         self._carries = True
+        self._is_primary = False
+        self._kept: set[str] = set()
 
     # Begin and end
 
@@ -243,6 +245,7 @@ class Shipment:
         if FIRST_ROLE in there:
             role = role_of(there[FIRST_ROLE])
             self.epoch = role.epoch
+            self._is_primary = role.is_primary
             self.wins = self.wins and not role.is_primary
         self._started = yield from Now()
         self.source, self.target = here.get(self.thread), there.get(self.thread)
@@ -297,6 +300,7 @@ class Shipment:
         if any(map(_is_checkpoint, gone)):
             yield from self._flush()
             yield from self._clean()
+        yield from self._keep()
         yield from self._end(mark)
         yield from self._delete_thread()
         yield from self._remove(entries)
@@ -324,6 +328,7 @@ class Shipment:
         if self.wins and not self.is_shared:
             yield from self._heal_objects()
         yield from self.store(names)
+        yield from self._keep()
         yield from self._end()
         return sorted(set(there) - set(names))
 
@@ -519,7 +524,7 @@ class Shipment:
                 yield from self.moving(take_off(self.thread_id, checkpoints, self.context))
         others = [name for name in names if not _is_checkpoint(name)]
         if not self.wins:
-            yield from self._keep([name for name in others if _entry_of(name).is_plain])
+            self._kept.update(name for name in others if _entry_of(name).is_plain)
             others = [name for name in others if not _entry_of(name).is_plain]
         for page in pages(others, DOCS_PER_PAGE):
             docs = yield from GetDocs(tuple(page))
@@ -538,20 +543,21 @@ class Shipment:
         for page in pages(tombs, limits.COMMIT_WRITES):
             yield from self._must([Delete(tomb) for tomb in page])
 
-    def _keep(self, names: Sequence[str]) -> Flow[None]:
-        """Let the source get again what it has deleted and the target keeps, by entries of the target's own outbox."""
-        for page in pages(names, DOCS_PER_PAGE):
+    def _keep(self) -> Flow[None]:
+        """Let the source get what it has changed or deleted, as the primary keeps it, by entries of the primary's outbox.
+
+        The primary's own entry may have been shipped before the source made its change.
+        """
+        for page in pages(sorted(self._kept) if self._is_primary else (), DOCS_PER_PAGE):
             docs = yield from GetDocs(tuple(page), mask=())
+            nonces = (self.context.new_attempt() for _ in docs)
             entries = [
-                Entry(
-                    keys.outbox_doc(self.segment, self.context.new_attempt()),
-                    cast("What", _entry_of(name).replicated),
-                    name,
-                )
-                for name in docs
+                Entry(keys.outbox_doc(self.segment, nonce), cast("What", _entry_of(name).replicated), name)
+                for name, nonce in zip(docs, nonces, strict=False)
             ]
             if entries:
                 yield from self._must([entry.write for entry in entries])
+        self._kept = set()
 
     def _delete_objects(self, names: Iterable[str]) -> Flow[None]:
         """Delete objects that no document refers to any more, and that the source does not have either.
@@ -657,7 +663,10 @@ class Shipment:
             return Create(doc.name, fields)
         kept = {key: value for key, value in copied.fields.items() if key in fields or key not in _KEPT}
         is_new = _is_checkpoint(doc.name) and kind_of(copied) is not DocumentKind.CHECKPOINT
-        if not (self.wins or is_new) or fingerprint(fields) == fingerprint(kept):
+        if fingerprint(fields) == fingerprint(kept):
+            return None
+        if not (self.wins or is_new):
+            self._kept.add(doc.name)
             return None
         gone = tuple(sorted(kept.keys() - fields.keys()))
         return Merge(doc.name, fields, remove=gone, update_time=copied.update_time)

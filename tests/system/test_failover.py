@@ -13,6 +13,7 @@ import pytest
 from langgraph_gcs_saver import NOT_DONE, GCSSaver
 from langgraph_gcs_saver.engine.effects import Commit, GetDocs, Merge
 from langgraph_gcs_saver.engine.interceptors import Interceptor
+from langgraph_gcs_saver.engine.runner import run
 from langgraph_gcs_saver.errors import (
     CheckpointCorruptError,
     InvalidInputError,
@@ -21,10 +22,11 @@ from langgraph_gcs_saver.errors import (
     StoreUnavailableError,
 )
 from langgraph_gcs_saver.events import ForkMerged, RoleChanged
+from langgraph_gcs_saver.flows import replication
 from langgraph_gcs_saver.format import keys
 from langgraph_gcs_saver.format.regions import FIRST_ROLE, Role, role_of
 from langgraph_gcs_saver.testing.crash import config_of, put_arguments
-from tests.kit.regions import replicated
+from tests.kit.regions import replicated, stores
 from tests.patience import PATIENCE
 
 THREAD = "t"
@@ -370,6 +372,22 @@ def test_what_a_primary_keeps_of_a_deleted_thread_is_there_after_the_next_failov
         repeated = regions.eu.thread(THREAD).operations.once("charge", lambda: "twice", request={}, key=key)
         assert repeated == f"charged {key}"
     assert regions.eu.thread(THREAD).blobs.open(file).read() == b"a file"
+
+
+def test_the_old_primary_gets_the_versions_that_the_new_one_keeps(regions: Regions) -> None:
+    put(regions.eu, 2, 1)
+    regions.ship()
+    assert once(regions.eu, "order") == "charged order"
+    regions.lose()
+    assert once(regions.us, "order", mode="at_least_once") == "charged order"
+    regions.outage.is_out = False
+    # A follower in the other direction comes while both count themselves as the primary, so the old one keeps its own.
+    run(replication.ship_once(context=regions.eu._context), stores(regions.us, regions.eu))
+    regions.find_again()
+    kept = replicated(regions.us)[0]
+    back = regions.us.admin.failover(regions.eu)
+    assert back.primary == back.target
+    assert replicated(regions.eu)[0] == replicated(regions.us)[0] == kept
 
 
 def test_a_process_that_knew_the_store_before_does_not_begin_an_operation_again(regions: Regions) -> None:
