@@ -184,8 +184,8 @@ class Context:
         steps: The last step stored, by thread and namespace, if the saver has a retention.
         fences: The leases that this process holds. A forked child holds none.
         given_up: Digits of acquisitions of this process that it gives back in the background, or has given back.
-        corrupt: Objects whose bytes in the bucket were wrong, and whether they are read from the mirror. They are not
-            if its bytes were wrong, too.
+        corrupt: Objects of which a copy had wrong bytes, and whether they are read from the mirror, or from the bucket
+            even while it is away.
         by_namespace: The values of options that differ between namespaces, by field. The fields themselves have the
             values of the root graph.
         variants: The contexts that differ in these values only.

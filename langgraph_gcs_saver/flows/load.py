@@ -207,9 +207,10 @@ def _get(
 ) -> Flow[tuple[Loaded | None, _Lost | None]]:
     """A checkpoint by its id, or the newest one after the document `after`; and a newer checkpoint that is missing.
 
-    The data may change between two reads. So a mismatch is read again, and only one that stays is damage.
+    The data may change between two reads. So a mismatch is read again, and only one that stays is damage. If objects
+    have two copies, it must stay with each of them.
     """
-    before: object = None
+    before: set[object] = set()
     for _ in range(RESTARTS):
         doc, ahead = yield from (
             _find_latest(thread_id, ns, after, context)
@@ -220,20 +221,21 @@ def _get(
             time = (yield from _emptied(thread_id, ns)) if checkpoint_id is None and after is None else None
             if time is not None:
                 # A deletion in between would have changed the time.
-                if before == time:
+                if time in before:
                     raise emptied(thread_id)
-                before = time
+                before.add(time)
                 continue
             return None, None
         try:
             found = Found(doc, (yield from _manifest_of(doc, context)))
             loaded = yield from _load([found], ahead, loads, context)
         except DamagedError as damage:
-            seen = (damage.reason, damage.channel, damage.frame, doc.update_time)
-            if seen == before:
+            copy = None if damage.frame is None else context.corrupt.get(damage.frame)
+            seen = (damage.reason, damage.channel, damage.frame, doc.update_time, copy)
+            if seen in before:
                 yield from recheck(context, is_missing=damage.missing)
                 raise unreadable(damage, thread_id, ns, keys.checkpoint_id_of(doc.name)) from None
-            before = seen
+            before.add(seen)
         else:
             lost = (yield from _lost_heir(thread_id, ns, doc)) if checkpoint_id is None and after is None else False
             if lost is not True:

@@ -6,6 +6,7 @@ The store itself does so if an object is missing, or has another checksum than i
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import TypeVar
 
@@ -39,17 +40,17 @@ def opened(name: str, stub: Stub, stored: bytes | None, open_: Callable[[bytes |
     try:
         return (yield from Compute(partial(open_, stored), size=stub.size))
     except (DamagedError, FrameError):
-        other = yield from InBucket(GetBlob(name, length=stub.fetched), mirror=True)
-        if other is None or other == stored:
-            raise
-        try:
-            found = yield from Compute(partial(open_, other), size=stub.size)
-        except (DamagedError, FrameError):
-            found = None
-        if found is None:
-            raise
-    yield from report_read(name)
-    return found
+        # While the bucket is away, the bytes were the mirror's. So each bucket is asked before damage is reported.
+        for mirror in (True, False):
+            other = yield from InBucket(GetBlob(name, length=stub.fetched), mirror=mirror)
+            if other is None or other == stored:
+                continue
+            with suppress(DamagedError, FrameError):
+                found = yield from Compute(partial(open_, other), size=stub.size)
+                if mirror:
+                    yield from report_read(name)
+                return found
+        raise
 
 
 def report_read(name: str) -> Flow[None]:

@@ -160,11 +160,14 @@ class Sources:
             GetDocs(tuple(names[at : at + _DOCS_PER_PAGE]), mask=("frames",))
             for at in range(0, len(names), _DOCS_PER_PAGE)
         ]
+        chosen: dict[str, bool | None] = {}
         if self._context.is_mirrored:
-            self.mirrored = {name for name in self._blobs if self._context.corrupt.get(name)}
+            chosen = {name: self._context.corrupt.get(name) for name in self._blobs}
+            self.mirrored = {name for name, mirror in chosen.items() if mirror}
         for name, (start, end) in self._blobs.items():
             effect = GetBlob(name, start, end - start, self._checksums.get(name))
-            self._effects.append(InBucket(effect, mirror=True) if name in self.mirrored else effect)
+            mirror = chosen.get(name)
+            self._effects.append(effect if mirror is None else InBucket(effect, mirror=mirror))
         return self._effects
 
     def take(self, doc: Doc) -> None:
@@ -232,14 +235,11 @@ class Sources:
             node.forget_base()
 
     def _switch(self, name: str) -> None:
-        """Let the next read use the mirror's copy of a damaged object, unless that one is damaged, too.
+        """Let the next read use the mirror's copy of a damaged object, and the bucket's own if this was the mirror's.
 
         A store cannot choose the copy of an object without a checksum: only the values in it have digests.
         """
-        if name in self.mirrored:
-            self._context.corrupt.put(name, False, len(name))
-        elif self._context.corrupt.get(name) is None:
-            self._context.corrupt.put(name, True, len(name))
+        self._context.corrupt.put(name, name not in self.mirrored, len(name))
 
     def _made(self, node: _Node, channel: str) -> Digested:
         step = node.step

@@ -801,11 +801,12 @@ def _decode_all(found: Survey, context: Context) -> Flow[None]:
             bad = found.damaged_channels(name)
             good = {channel: ref for channel, ref in entry.manifest.channels.items() if channel not in bad}
             items.append(Found(entry.doc, replace(entry.manifest, channels=good)))
-        damaged = {name for name, _, _ in (yield from damaged_values(items, fresh))}
-        # A mismatch is read again, and only one that stays is damage.
-        for name, channel, damage in (
-            yield from damaged_values([item for item in items if item.doc.name in damaged], fresh)
-        ):
+        damaged = yield from damaged_values(items, fresh)
+        # A mismatch is read again, from each bucket, and only one that stays is damage.
+        for _ in range(2 if context.is_mirrored else 1):
+            names = {name for name, _, _ in damaged}
+            damaged = yield from damaged_values([item for item in items if item.doc.name in names], fresh)
+        for name, channel, damage in damaged:
             steps = found.entries[name].manifest.steps(channel)
             step = next((s for s in steps if s.place[:2] == (damage.frame, damage.at)), steps[-1] if steps else None)
             if step is None:
