@@ -279,6 +279,8 @@ def _look_at_threads(binding: Binding) -> Flow[None]:
 def _look_at_objects(binding: Binding) -> Flow[bool]:
     """Raise if the place has objects but the store has no threads: they belong to another root or database.
 
+    Raise too if the place is another store's mirror, which need not have objects yet.
+
     Returns:
         Whether another first writer has bound the store to this place meanwhile.
     """
@@ -290,7 +292,14 @@ def _look_at_objects(binding: Binding) -> Flow[bool]:
         # Credentials that cannot list objects cannot delete another store's objects by mistake.
         yield from look_for_bucket()
         return False
-    if not any(keys.is_blob(blob.name) for blob in blobs or ()):
+    names = [blob.name for blob in blobs or ()]
+    if not any(map(keys.is_blob, names)):
+        if keys.OWNER in names:
+            raise WrongStoreError(
+                f"The bucket {binding.place.bucket!r} is the mirror of another store, whose `collect` would delete the "
+                "objects of this one. Nothing was changed. Choose another bucket or prefix. If that store is given up, "
+                "call `rebind` (`langgraph-gcs rebind`)."
+            )
         return False
     # Another first writer may have named this very place, and then stored them.
     binding.has_looked = False
