@@ -242,12 +242,16 @@ class Commit(DocumentRequest["tuple[int, ...] | None"]):
 # Objects
 
 
+DIFFERENT = "the two buckets have different bytes"
+"""The hash and the checksum of an object that differs between two buckets. It equals no hash and no checksum."""
+
+
 @record(frozen=True, slots=True)
 class BlobInfo:
     """An object as a listing shows it.
 
     `crc32c` is base64 of the big-endian checksum, as in Cloud Storage. It is `None` if the caller does not need it and
-    the store would have to read the object.
+    the store would have to read the object. It is `DIFFERENT` if a store with two buckets has other bytes in each.
     """
 
     name: str

@@ -25,6 +25,7 @@ from typing import Any, TypeGuard, TypeVar
 
 from langgraph_gcs_saver.engine import limits
 from langgraph_gcs_saver.engine.effects import (
+    DIFFERENT,
     BlobInfo,
     Commit,
     Compute,
@@ -47,6 +48,7 @@ from langgraph_gcs_saver.engine.steps import at, together
 from langgraph_gcs_saver.errors import (
     CheckpointVerificationError,
     ConflictError,
+    DamageError,
     InvalidInputError,
     SerializationError,
     UnsupportedFormatError,
@@ -157,6 +159,7 @@ def look(thread_id: str) -> Flow[Listing]:
 
     Raises:
         ConflictError: The thread is being deleted, or was deleted or recreated in every try.
+        DamageError: The source's bucket and its mirror have other bytes of an object.
         InvalidInputError: A copy or a transfer to it is unfinished.
         UnsupportedFormatError: The thread has a collection that only a newer version knows.
     """
@@ -176,6 +179,13 @@ def look(thread_id: str) -> Flow[Listing]:
     while blobs := (yield from list_page(keys.thread_blobs(thread_id), after, checksums=True)):
         found.blobs.update({blob.name: blob for blob in blobs})
         after = blobs[-1].name
+    unlike = [name for name, blob in found.blobs.items() if blob.crc32c == DIFFERENT]
+    if unlike:
+        raise DamageError(
+            f"The bucket and its mirror have other bytes of {len(unlike)} objects of thread {thread_id!r}, such as "
+            f"{unlike[0]!r}. Readers find the right ones, but a copy needs no key, and so cannot see which are right. "
+            "Nothing was copied. Call `repair` on this store (`langgraph-gcs repair`), and then call again."
+        )
     return found
 
 

@@ -1107,6 +1107,7 @@ class Admin(Connection):
             InvalidInputError: The target is not empty.
             CheckpointVerificationError: The target returns other data than was copied.
             ConflictError: Other writers kept writing to the target or deleting it, or the source is being deleted.
+            DamageError: The source's bucket and its mirror have other bytes of an object. `repair` it first.
         """
         there: Admin = beside(target, Admin)
         between = there._between(self._backend)
@@ -1148,6 +1149,7 @@ class Admin(Connection):
 
         Raises:
             ConflictError: Other processes kept replacing or pruning the thread, or it is being deleted.
+            DamageError: The bucket and its mirror have other bytes of an object. `repair` it first.
             StoreError: The file cannot be written.
         """
         with _new_archive(path) as archive:

@@ -18,6 +18,7 @@ from functools import partial
 from typing import Literal, TypeVar
 
 from langgraph_gcs_saver.engine.effects import (
+    DIFFERENT,
     BlobInfo,
     BucketSettings,
     CopyBlob,
@@ -45,9 +46,6 @@ READ_SECONDS = 5.0
 
 AWAY_SECONDS = 30.0
 """For so many seconds after a bucket has not answered, reads ask the mirror first."""
-
-DIFFERENT = "the two buckets have different bytes"
-"""What `HashBlob` returns for an object that differs between the buckets. It equals no hash."""
 
 _ABSENT = (StoreUnavailableError, StoreNotFoundError)
 """The errors of a bucket that cannot be asked now. Others, such as missing permissions, must be fixed."""
@@ -108,7 +106,8 @@ class MirroredBlobs:
         for blob in first:
             copy = found.get(blob.name, blob)
             created = max(blob.create_time, copy.create_time)
-            found[blob.name] = BlobInfo(blob.name, blob.size, blob.crc32c, created)
+            are_alike = (blob.size, blob.crc32c) == (copy.size, copy.crc32c)
+            found[blob.name] = BlobInfo(blob.name, blob.size, blob.crc32c if are_alike else DIFFERENT, created)
         return [found[name] for name in sorted(found)][: effect.limit]
 
     def delete_blobs(self, effect: DeleteBlobs) -> None:

@@ -5,6 +5,7 @@ import hashlib
 import random
 import uuid
 from datetime import timedelta
+from unittest.mock import Mock
 
 import pytest
 from google.auth.credentials import AnonymousCredentials
@@ -14,9 +15,11 @@ from langgraph_gcs_saver import GCSSaver
 from langgraph_gcs_saver.engine.effects import HashBlob, PutBlob
 from langgraph_gcs_saver.engine.pieces import Pieces, crc32c
 from langgraph_gcs_saver.errors import (
+    DamageError,
     InvalidOptionError,
     InvalidURIError,
     StoreNotFoundError,
+    StoreUnavailableError,
     WrongStoreError,
 )
 from langgraph_gcs_saver.events import CheckpointDamaged, ReadFromMirror
@@ -154,6 +157,14 @@ def test_a_mirror_belongs_to_one_store(open_in, buckets, project_id):
     assert value(open_in(*buckets)) == large(1)
 
 
+def test_a_mirror_is_no_bucket_of_another_store(open_in, buckets, project_id):
+    """Before it has any objects, too: `collect` of one store would delete those of the other."""
+    put(open_in(*buckets), 1, "small")
+    uri = f"gs://{buckets[1].name}/agents?root=two/store&project={project_id}"
+    with GCSSaver.from_conn_string(uri) as saver, pytest.raises(WrongStoreError, match="mirror of another store"):
+        put(saver, 1, "small")
+
+
 def test_the_mirror_takes_over_by_rebind(open_in, buckets):
     first, mirror = buckets
     put(open_in(*buckets), 1, large(1))
@@ -266,6 +277,44 @@ def test_values_that_share_a_corrupt_object_are_read_from_the_mirror(open_in, bu
     assert found.checkpoint["channel_values"] == crowd
     assert "recovered_from" not in found.metadata
     assert [event.reason for event in events if isinstance(event, ReadFromMirror)] == ["corrupt"]
+
+
+@pytest.mark.parametrize("kind", ["packed", "manifest", "writes"])
+def test_no_damage_is_reported_while_a_bucket_is_not_asked(open_in, buckets, kind):
+    """For a while after an outage, reads ask the mirror first. Its corrupt copy must not hide the right one."""
+    saver = open_in(*buckets)
+    put(saver, 1, "old")
+    values = {f"v{number}": random.Random(number).randbytes(15_000).hex() for number in range(80 * (kind == "packed"))}
+    metadata = METADATA | {"large": random.Random(9).randbytes(1_200_000).hex() * (kind == "manifest")}
+    saver.put(cfg(1), checkpoint(2, values), metadata, dict.fromkeys(values, version(2)))
+    if kind == "writes":
+        saver.put_writes(cfg(2), [("v", large(2))], "task")
+    damage(buckets[1], "corrupt")
+    reader = open_in(*buckets)
+    first = reader._backend.blobs.buckets[0]
+    found, first.get_blob = first.get_blob, Mock(side_effect=StoreUnavailableError("away"))
+    with pytest.raises(StoreUnavailableError):
+        reader.get_tuple(cfg())
+    first.get_blob = found
+    assert {finding.kind for finding in reader.admin.verify(depth="data")} == {"unmirrored"}
+    assert "recovered_from" not in reader.get_tuple(cfg()).metadata
+
+
+@pytest.mark.parametrize("how", ["corrupt", "missing"])
+def test_a_transfer_copies_no_corrupt_object(open_in, buckets, crowd, tmp_path, how):
+    """A transfer and an export copy bytes, and have no reader that sees which copy is right."""
+    damage(buckets[0], how)
+    saver = open_in(*buckets)
+    with GCSSaver.from_conn_string(f"file://{tmp_path}/store") as target:
+        if how == "corrupt":
+            with pytest.raises(DamageError, match=r"such as .*Call `repair`"):
+                saver.admin.transfer_thread("t", target)
+            with pytest.raises(DamageError, match=r"such as .*Call `repair`"):
+                saver.admin.export_thread("t", tmp_path / "thread.tar")
+            assert target.get_tuple(cfg()) is None
+            saver.admin.repair()
+        saver.admin.transfer_thread("t", target)
+        assert target.get_tuple(cfg()).checkpoint["channel_values"] == crowd
 
 
 @pytest.mark.parametrize("side", [0, 1])
