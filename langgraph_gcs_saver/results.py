@@ -1410,7 +1410,9 @@ class Shipped:
 
     def __str__(self) -> str:
         what = f"{_counted(self.documents, 'document')} of {_counted(self.threads, 'thread')}, {self.bytes:,} bytes"
-        lines = [f"Shipped {what}." if self.documents else "There was nothing to ship."]
+        lines = [f"Shipped {what}."] if self.documents else []
+        if not (self.documents or self.failures):
+            lines.append("There was nothing to ship.")
         lines += [
             f"Thread {fork.thread_id!r} forks: {fork.sibling_id} and {fork.checkpoint_id} continue {fork.parent_id}."
             for fork in self.forks
@@ -1457,15 +1459,16 @@ class ReplicationStatus:
     Attributes:
         source: The connection string of the store whose changes are shipped.
         target: The connection string of the other one.
-        source_role: The source's role: `primary`, `replica`, `fenced` or `none`.
+        source_role: The source's role: `primary`, `replica`, `fenced` or `none`; `unreached` if it did not answer.
         target_role: The target's role.
         epoch: The number of the last change of the roles; 0 if there was none.
         mark: Everything that the source had stored before this time is in the target: seconds since the epoch, by the
             source's clock. `None` if no pass over the outbox has ended yet.
-        lag: Seconds since the mark, by the source's clock.
+        lag: Seconds since the mark, by the source's clock; by the target's if the source did not answer.
         entries: Entries that the source's outbox has, 1,000 at most.
         is_more: Whether it has more of them.
         oldest: Seconds since the oldest of these entries was stored; `None` if there are none.
+        unreached: Why the source did not answer; empty if it did. Its entries are then unknown.
     """
 
     source: str
@@ -1478,6 +1481,7 @@ class ReplicationStatus:
     entries: int
     is_more: bool
     oldest: float | None
+    unreached: str = ""
 
     @property
     def is_replicating(self) -> bool:
@@ -1486,16 +1490,24 @@ class ReplicationStatus:
 
     def __str__(self) -> str:
         lines = [
-            f"{self.source}: {self.source_role}",
+            f"{self.source}: {self.unreached or self.source_role}",
             f"{self.target}: {self.target_role}",
             f"Epoch {self.epoch}",
         ]
-        if self.mark is None:
-            lines.append("There is no mark: nothing was replicated completely yet.")
+        if self.source_role != "primary" and self.target_role == "primary":
+            lines.append(f"The primary is {self.target}. Swap the two stores to see how far its replica is.")
+        elif self.mark is None:
+            lines.append("There is no mark: no pass over the outbox has ended yet.")
         else:
             at = datetime.fromtimestamp(self.mark, timezone.utc).isoformat(timespec="milliseconds")
             lines.append(f"The replica has everything until {at}, and is {self.lag:.1f} s behind.")
-        count = f"more than {self.entries:,}" if self.is_more else f"{self.entries:,}"
-        age = "" if self.oldest is None else f" The oldest is {self.oldest:.1f} s old."
-        lines.append(f"Entries in the outbox: {count}.{age}")
+        if not self.unreached:
+            count = f"more than {self.entries:,}" if self.is_more else f"{self.entries:,}"
+            age = "" if self.oldest is None else f" The oldest is {self.oldest:.1f} s old."
+            lines.append(f"Entries in the outbox: {count}.{age}")
+        roles = {self.source_role, self.target_role}
+        if roles == {"primary"}:
+            lines.append("Both count themselves as the primary: call `failover` once more, as it was forced.")
+        elif "fenced" in roles and "primary" not in roles:
+            lines.append("Neither takes writes, because a failover is under way: call it again, or take it back.")
         return "\n".join(lines)

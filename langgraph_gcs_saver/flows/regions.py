@@ -338,11 +338,20 @@ def _seen(name: str, pair: Pair, docs: Docs) -> _Store | None:
     wrong = [one for one, role in roles.items() if role != found]
     if wrong:
         raise regions.damaged_role(wrong[0])
-    if found.to != partner:
-        raise InvalidInputError(
-            f"{uri!r} is replicated with {found.to!r}, not with {partner!r}. Nothing was changed. Name that store."
-        )
+    require_partner(found, uri, partner)
     return _Store(name, uri, found, docs)
+
+
+def require_partner(role: Role, uri: str, partner: str) -> None:
+    """Check that a role names the other store.
+
+    Raises:
+        InvalidInputError: The store is replicated with another one.
+    """
+    if role.to != partner:
+        raise InvalidInputError(
+            f"{uri!r} is replicated with {role.to!r}, not with {partner!r}. Nothing was changed. Name that store."
+        )
 
 
 def _created(pair: Pair, name: str, role: Role) -> Flow[None]:

@@ -5,11 +5,12 @@ One store is `flows.transfer.SOURCE`. The other one is the flow's home, as in a 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 
-from langgraph_gcs_saver.engine.effects import Commit, Flow, Gather, GetDocs, On, QueryDocs
+from langgraph_gcs_saver.engine.effects import Commit, Doc, Docs, Flow, Gather, GetDocs, On, QueryDocs
 from langgraph_gcs_saver.engine.steps import at
-from langgraph_gcs_saver.errors import InvalidInputError
+from langgraph_gcs_saver.errors import InvalidInputError, StoreUnavailableError
 from langgraph_gcs_saver.flows import regions, replication
 from langgraph_gcs_saver.flows.context import Context
 from langgraph_gcs_saver.flows.manifests import locate_manifest
@@ -94,37 +95,51 @@ def lag() -> Flow[float | None]:
 
 
 def status(pair: Pair) -> Flow[ReplicationStatus]:
-    """How far a replication is.
+    """How far a replication is, as far as the target knows it if the source does not answer.
 
     Raises:
         DamageError: A role is damaged.
+        InvalidInputError: A store is replicated with another one.
     """
-    here, there, found = yield from Gather(
-        (
-            On(SOURCE, GetDocs(_TIMED)),
-            GetDocs(_TIMED),
-            On(SOURCE, QueryDocs(keys.OUTBOX, limit=MOST_ENTRIES + 1, mask=())),
-        )
-    )
-    ours, theirs = (role_of(docs[FIRST_ROLE]) if FIRST_ROLE in docs else None for docs in (here, there))
+    there = yield from GetDocs(_TIMED)
+    theirs = _role_in(there, pair.target, pair.source)
     mark = yield from replication.mark()
+    found: Sequence[Doc] = ()
+    now, ours, unreached = there.read_time, None, ""
+    try:
+        here, found = yield from Gather(
+            (On(SOURCE, GetDocs(_TIMED)), On(SOURCE, QueryDocs(keys.OUTBOX, limit=MOST_ENTRIES + 1, mask=())))
+        )
+        now, ours = here.read_time, _role_in(here, pair.source, pair.target)
+    except StoreUnavailableError as error:
+        unreached = str(error)
     oldest = min((doc.update_time for doc in found), default=None)
     return ReplicationStatus(
         source=pair.source,
         target=pair.target,
-        source_role=_name(ours),
+        source_role="unreached" if unreached else _name(ours),
         target_role=_name(theirs),
         epoch=max((role.epoch for role in (ours, theirs) if role is not None), default=0),
         mark=None if mark is None else mark / 1e9,
-        lag=_seconds(mark, here.read_time),
+        lag=_seconds(mark, now),
         entries=min(len(found), MOST_ENTRIES),
         is_more=len(found) > MOST_ENTRIES,
-        oldest=_seconds(oldest, here.read_time),
+        oldest=_seconds(oldest, now),
+        unreached=unreached,
     )
 
 
 def _seconds(since: int | None, now: int) -> float | None:
     return None if since is None else max(0.0, (now - since) / 1e9)
+
+
+def _role_in(docs: Docs, uri: str, partner: str) -> Role | None:
+    """A store's role, which names the other store; `None` if it has none."""
+    if FIRST_ROLE not in docs:
+        return None
+    role = role_of(docs[FIRST_ROLE])
+    regions.require_partner(role, uri, partner)
+    return role
 
 
 def _name(role: Role | None) -> str:

@@ -94,9 +94,9 @@ class Shipper:
         if not process.is_checked and any(isinstance(leaf, (Commit, PutBlob)) for leaf in leaves):
             role = yield from roles.look()
             if role is None or role.to != self._pair.pair.target:
-                other = "it has no replica" if role is None else f"its other store is {role.to!r}"
+                other = "has no replica" if role is None else f"is replicated with {role.to!r}"
                 raise InvalidOptionError(
-                    f"`replica` names {self._pair.pair.target!r}, but of this store, {other}. Nothing was stored. Run "
+                    f"`replica` names {self._pair.pair.target!r}, but this store {other}. Nothing was stored. Run "
                     f"`langgraph-gcs replicate --to URI` once, or pass the right `replica`."
                 )
             self._look_again()

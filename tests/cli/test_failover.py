@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from langgraph_gcs_saver import GCSSaver
+from langgraph_gcs_saver.engine.effects import Commit, Merge, QueryDocs
 from langgraph_gcs_saver.errors import NotPrimaryError
 from tests.cli.stored import put
 
@@ -64,6 +65,18 @@ def test_a_store_that_cannot_be_reached(command, stores):
     again = command("failover", "--store", east, "--to", west, "--force", "--yes")
     assert (again.code, "Shipped to it: 1 change." in again.out) == (0, True)
     assert steps(west) == 3
+
+
+def test_a_failure_says_that_nothing_takes_writes(command, stores):
+    east, west = stores
+    with GCSSaver.from_conn_string(east) as saver:
+        (name,) = [one.name for one in saver._backend.perform(QueryDocs("lg_outbox"))]
+        saver._backend.perform(Commit((Merge(name, {"what": 1}),)))
+    failed = command("failover", "--store", east, "--to", west, "--yes")
+    assert failed.code == 4
+    assert "The failover has not ended. If --store is fenced by now, neither store takes writes" in failed.err
+    assert "Neither takes writes" in command("replication", "status", "--store", east, "--to", west).out
+    assert command("failover", "--store", east, "--to", west, "--abort").code == 0
 
 
 def test_what_was_not_completed_is_taken_back(command, stores):

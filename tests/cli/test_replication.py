@@ -41,6 +41,10 @@ def test_a_replica_on_the_emulators(command, store_uri, emulators_uri):  # noqa:
 
 def test_the_status(command, store_uri, other):
     assert command("setup").code == 0
+    for name in ("status", "reconcile"):
+        mistyped = command("replication", name, "--to", other)
+        assert (mistyped.code, "There is no store in" in mistyped.err) == (7, True)
+    assert command("setup", "--store", other).code == 0
     ended = command("replication", "status", "--to", other, "--json")
     found = json.loads(ended.out)
     assert (found["source_role"], found["target_role"], found["mark"]) == ("none", "none", None)
@@ -59,6 +63,7 @@ def test_the_status(command, store_uri, other):
 
 def test_a_comparison(command, store_uri, other):
     fill(store_uri, "t", 10)
+    assert command("setup", "--store", other).code == 0
     told = command("replication", "reconcile", "--to", other)
     assert told.code == 2
     assert "is not replicated to" in told.err
@@ -72,6 +77,21 @@ def test_a_comparison(command, store_uri, other):
     assert states(other) == states(store_uri)
     (found,) = json.loads(command("replication", "reconcile", "t", "--to", other, "--json").out)
     assert (found["thread_id"], found["documents"]) == ("t", 0)
+    told = command("replication", "reconcile", "mistyped", "--to", other)
+    assert (told.code, "there is no thread 'mistyped'" in told.err) == (1, True)
+
+
+def test_the_status_of_other_stores(command, store_uri, other, tmp_path):
+    fill(store_uri, "t", 10)
+    assert command("replicate", "--to", other).code == 0
+    swapped = command("replication", "status", "--store", other, "--to", store_uri)
+    assert f"The primary is {store_uri}. Swap the two stores" in swapped.out
+    assert "behind" not in swapped.out
+    third = f"file://{tmp_path}/third"
+    assert command("setup", "--store", third).code == 0
+    for first, second in ((store_uri, third), (third, other)):
+        refused = command("replication", "status", "--store", first, "--to", second)
+        assert (refused.code, "is replicated with" in refused.err) == (2, True)
 
 
 @pytest.mark.parametrize(

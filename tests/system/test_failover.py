@@ -101,6 +101,24 @@ def once(saver: GCSSaver, key: str, **options: Any) -> Any:
     return saver.thread(THREAD).operations.once("charge", lambda: f"charged {key}", request={}, key=key, **options)
 
 
+# Before
+
+
+def test_the_status_while_the_source_does_not_answer(regions: Regions) -> None:
+    regions.ship()
+    known = regions.eu.admin.replication(regions.us)
+    regions.outage.is_out = True
+    found = regions.eu.admin.replication(regions.us)
+    assert (found.source_role, found.target_role, found.mark) == ("unreached", "replica", known.mark)
+    assert found.lag is not None
+    lines = str(found).splitlines()
+    assert lines[0] == f"{found.source}: Store 'source': The region does not answer."
+    assert [line.split()[0] for line in lines[2:]] == ["Epoch", "The"], "its outbox is not known"
+    regions.eu.admin.failover(regions.us, force=True)
+    regions.outage.is_out = False
+    assert "Both count themselves as the primary" in str(regions.eu.admin.replication(regions.us))
+
+
 # Planned
 
 
@@ -141,6 +159,7 @@ def test_a_thread_that_cannot_be_shipped_stops_a_failover_which_can_be_taken_bac
     with pytest.raises(Exception, match=r"amaged|orrupt"):
         regions.eu.admin.failover(regions.us)
     assert (role(regions.eu).name, role(regions.us).name) == ("fenced", "replica")
+    assert "Neither takes writes" in str(regions.eu.admin.replication(regions.us))
     with pytest.raises(NotPrimaryError):
         put(regions.eu, 3, 1)
     kept = regions.eu.admin.failover(regions.us, abort=True)

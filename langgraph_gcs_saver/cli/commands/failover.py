@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from langgraph_gcs_saver.cli.commands.replication import UNREACHED
 from langgraph_gcs_saver.cli.views.terminal import (
     CipherOption,
     CommandError,
@@ -20,12 +24,10 @@ from langgraph_gcs_saver.cli.views.terminal import (
     print_lines,
     progress,
 )
+from langgraph_gcs_saver.errors import GCSSaverError, InvalidInputError
 
 if TYPE_CHECKING:
     from langgraph_gcs_saver.results import Failover, ReplicationStatus
-
-UNREACHED = 7
-"""Exit code if the store that is given up was not fenced."""
 
 _SECONDS = 10.0
 """How long a forced failover waits for the store that is given up, after it has promoted the other one."""
@@ -73,11 +75,28 @@ def failover(
         if not abort:
             what = "at once, without what was not shipped yet" if force else "as soon as everything was shipped"
             confirm(f"Make {to} the primary {what}? The other store then takes no writes.", yes=yes)
-        with progress("changing the primary"):
+        with progress("changing the primary"), _explained(is_planned=not (force or abort)):
             done = source.failover(target, force=force, abort=abort)
     _show(done, as_json=as_json)
     if done.unreached:
         raise CommandError("the failover is not complete: run it again when --store can be reached.", UNREACHED)
+
+
+@contextmanager
+def _explained(*, is_planned: bool) -> Iterator[None]:
+    """Add to an error of a planned failover what has to be done next, because it may have fenced the primary."""
+    try:
+        yield
+    except InvalidInputError:
+        raise  # Nothing was changed.
+    except GCSSaverError:
+        if is_planned:
+            print(
+                "The failover has not ended. If --store is fenced by now, neither store takes writes: run the command "
+                "again once the cause is gone, or with --abort. `langgraph-gcs replication status` shows the roles.",
+                file=sys.stderr,
+            )
+        raise
 
 
 def _show(found: Failover | ReplicationStatus, *, as_json: bool) -> None:

@@ -19,6 +19,7 @@ from langgraph_gcs_saver.cli.views.terminal import (
     Late,
     OptionalThreadArgument,
     StoreOption,
+    check_thread,
     open_admin,
     print_json,
     print_lines,
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
 
 FAILED = 4
 """Exit code if a thread was not shipped, or if the replica is behind by more than the caller allows."""
+
+UNREACHED = 7
+"""Exit code if a store did not answer."""
 
 ToOption = Annotated[str, typer.Option("--to", metavar="URI", help="The replica: gs://… or file://….")]
 
@@ -68,7 +72,7 @@ def replicate(
 
     Example: langgraph-gcs replicate --follow --store "gs://eu?project=p&database=eu" --to "gs://us?project=p&database=us"
     """
-    with _both(store, to, cipher) as (source, target):
+    with _both(store, to, cipher, may_create=True) as (source, target):
         with progress("replicating"):
             shipped = source.replicate(target)
         _show(shipped, as_json=as_json)
@@ -77,7 +81,7 @@ def replicate(
                 if one.documents or one.failures:
                     _show(one, as_json=as_json)
     if shipped.failures:
-        raise CommandError(f"{len(shipped.failures)} not shipped. The next call tries again.", FAILED)
+        raise CommandError(f"threads not shipped: {len(shipped.failures)}. The next call tries again.", FAILED)
 
 
 @replication.command()
@@ -97,6 +101,7 @@ def status(
     """Show the roles of both stores, how far the replica is behind, and what waits to be shipped.
 
     With --most, a scheduler can raise an alarm: the exit code is 4 if the replica is behind by more, or has no mark.
+    If --store does not answer, the exit code is 7, and the status is what --to knows of it.
 
     Example: langgraph-gcs replication status --most 1m --store file:///home/me/store --to file:///mnt/other/store
     """
@@ -106,6 +111,8 @@ def status(
         print_json(asdict(found))
     else:
         print_lines(str(found).splitlines())
+    if found.unreached:
+        raise CommandError("--store cannot be reached.", UNREACHED)
     if most is not None and (found.lag is None or found.lag > most.total_seconds()):
         raise CommandError("the replica is behind by more than --most.", FAILED)
 
@@ -134,6 +141,8 @@ def reconcile(
             bar()
             if not as_json:
                 print_lines(_lines(one))
+            if thread is not None and not (one.documents or one.extra):
+                check_thread(source, thread)
     if as_json:
         print_json(done)
     else:
@@ -152,8 +161,8 @@ def _lines(one: Reconciled) -> Iterator[str]:
 
 
 @contextmanager
-def _both(store: str | None, to: str, cipher: str | None) -> Iterator[tuple[Admin, Admin]]:
-    with open_admin(store, cipher) as source, open_admin(to, cipher, may_create=True) as target:
+def _both(store: str | None, to: str, cipher: str | None, *, may_create: bool = False) -> Iterator[tuple[Admin, Admin]]:
+    with open_admin(store, cipher) as source, open_admin(to, cipher, may_create=may_create) as target:
         yield source, target
 
 
