@@ -68,7 +68,10 @@ def failover(
     if force and abort:
         raise CommandError("--force and --abort exclude each other: --abort needs both stores.", 2)
     options: dict[str, Any] = {"timeout": _SECONDS} if force else {}
-    with open_admin(store, cipher, may_create=force and not dry_run, **options) as source, open_admin(to, cipher) as target:
+    with (
+        open_admin(store, cipher, may_create=force and not dry_run, **options) as source,
+        open_admin(to, cipher) as target,
+    ):
         if dry_run:
             _show(source.replication(target), as_json=as_json)
             return
