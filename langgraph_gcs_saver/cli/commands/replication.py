@@ -68,7 +68,7 @@ def replicate(
     An interrupted call can be repeated. Two processes may follow at the same time. Encrypted stores need --cipher.
 
     With --json it prints one line for each look that has shipped something. If a thread could not be shipped, the exit
-    code is 4.
+    code is 4. SIGTERM ends --follow with 143, and Ctrl-C with 130. Nothing is lost then.
 
     Example: langgraph-gcs replicate --follow --store "gs://eu?project=p&database=eu" --to "gs://us?project=p&database=us"
     """
@@ -129,7 +129,7 @@ def reconcile(
     """Compare both stores thread by thread, and ship what the replica lacks or has in another version.
 
     This ships what writers stored before they were restarted, and heals what is damaged in the replica. It deletes
-    nothing there.
+    nothing there. With --json, the entry without a thread's id is about the operations that all threads share.
 
     Example: langgraph-gcs replication reconcile --store file:///home/me/store --to file:///mnt/other/store
     """
