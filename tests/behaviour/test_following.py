@@ -229,7 +229,7 @@ def refused(uris, error, **options):
 
 def test_a_writer_whose_store_has_no_replica(uris, here):
     invoke(here, "t")
-    assert "it has no replica" in refused(uris, InvalidOptionError, replica=uris[1])
+    assert "this store has no replica" in refused(uris, InvalidOptionError, replica=uris[1])
 
 
 def test_a_writer_whose_store_has_another_replica(uris, here, there, tmp_path):
