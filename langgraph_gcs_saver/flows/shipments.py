@@ -6,6 +6,8 @@ no commit in common. So a shipment follows these rules, which `tests/races/repli
 - It reads the target's `lg_ship/ship` first, then the entries of the outbox, then the source, then the target. Each of
   its commits requires that document as it was read, and changes it. Removing an entry changes the one of the source.
   So a process that froze with an old copy of a document cannot store it.
+- Each of its commits requires the target's role as it was read then. So it overwrites nothing of a store that has become
+  the primary meanwhile.
 - It removes an entry after its change is in the target.
 - It stores nothing that an entry of the target's own outbox says is deleted.
 - A checkpoint comes with everything that it needs. Either its parent is there with the same content, and is required to
@@ -59,6 +61,7 @@ from langgraph_gcs_saver.flows.manifests import locate_manifest, read_stub, unre
 from langgraph_gcs_saver.flows.marks import unmark, unmarked
 from langgraph_gcs_saver.flows.prune import clean_up, leftovers, listed_objects, settled, snapshot, take_off
 from langgraph_gcs_saver.flows.referrers import objects_of as objects_of_manifest
+from langgraph_gcs_saver.flows.roles import role_check
 from langgraph_gcs_saver.flows.sources import Found, Sources
 from langgraph_gcs_saver.flows.threads import delete_thread, note_run
 from langgraph_gcs_saver.flows.transfer import LEFT_OUT, OWN, SOURCE, fingerprint, is_same, pages
@@ -74,7 +77,7 @@ from langgraph_gcs_saver.format.manifest import (
     kind_of,
     runs_of,
 )
-from langgraph_gcs_saver.format.regions import FIRST_ROLE, Entry, What, entry_of, role_of
+from langgraph_gcs_saver.format.regions import DIGITS, Entry, entry_of, role_of
 from langgraph_gcs_saver.format.registry import Collection
 from langgraph_gcs_saver.records import record
 from langgraph_gcs_saver.results import CollectPlan, ForkFound
@@ -204,6 +207,8 @@ class Shipment:
         self.ship = ship_doc(segment)
         self.thread = f"{keys.THREADS}/{segment}"
         self._active = f"{keys.ACTIVE}/{segment}"
+        self._digits = DIGITS[0] if self.is_shared else segment[:2]
+        self._role_time: int | None = None
         self.time = 0
         self.epoch: int | None = None
         self.own: int | None = None
@@ -235,18 +240,17 @@ class Shipment:
             ConflictError: A copy to the thread in the target is unfinished.
             Overtaken: A deletion of the thread in the target was under way, or another shipment has begun.
         """
-        names = (self.ship, FIRST_ROLE, self.thread, self._active)
+        role = keys.role_doc(self._digits)
+        names = (self.ship, role, self.thread, self._active)
         there, here = yield from Gather((GetDocs(names), On(SOURCE, GetDocs(names))))
         if self.ship not in there:
             yield from Commit((Create(self.ship, {TOKEN: self.context.new_attempt()}),))
             raise Overtaken
         self.time = there[self.ship].update_time
         self.own = here[self.ship].update_time if self.ship in here else None
-        if FIRST_ROLE in there:
-            role = role_of(there[FIRST_ROLE])
-            self.epoch = role.epoch
-            self._is_primary = role.is_primary
-            self.wins = self.wins and not role.is_primary
+        if role in there:
+            self._role_time = there[role].update_time
+            self.wins = self.wins and not role_of(there[role]).is_primary
         self._started = yield from Now()
         self.source, self.target = here.get(self.thread), there.get(self.thread)
         self.active = here.get(self._active), there.get(self._active)
@@ -472,7 +476,8 @@ class Shipment:
             The update times of the writes; `None` if another precondition failed.
 
         Raises:
-            Overtaken: Another shipment has come in between, or the answer of this commit was lost.
+            Overtaken: Another shipment has come in between, the target's role has changed, or the answer of this commit
+                was lost.
         """
         fields: dict[str, int | str] = {TOKEN: self.context.new_attempt()}
         if mark is not None:
@@ -482,19 +487,22 @@ class Shipment:
             own, rest = [], [Delete(one.name, self.time) if one.name == self.ship else one for one in writes]
         else:
             own, rest = [Merge(self.ship, fields, update_time=self.time)], list(writes)
-        times = yield from Commit((*own, *rest))
+        checks = [] if self._role_time is None else [role_check(self._digits, self._role_time)]
+        times = yield from Commit((*own, *rest, *checks))
         if times is None:
-            doc = (yield from GetDocs((self.ship,))).get(self.ship)
-            if doc is None or doc.update_time != self.time:
+            held = {self.ship: self.time} | {check.name: self._role_time for check in checks}
+            docs = yield from GetDocs(tuple(held))
+            if any(name not in docs or docs[name].update_time != time for name, time in held.items()):
                 raise Overtaken
             return None
         if own:
             self.time = times[0]
         self.documents += len(rest)
-        for write, time in zip(rest, times[len(own) :], strict=True):
+        times = times[len(own) : len(own) + len(rest)]
+        for write, time in zip(rest, times, strict=True):
             if write.name == self.thread:
                 self.target = self._after(write, time)
-        return tuple(times[len(own) :])
+        return times
 
     def moving(self, flow: Flow[T]) -> Flow[T]:
         """A flow that changes the target, with `commit` in place of its commits."""

@@ -384,6 +384,31 @@ def test_a_primary_keeps_its_own_turn(opened: Open) -> None:
     assert replicated(target)[0][name] == before
 
 
+def test_a_replica_that_becomes_the_primary_meanwhile_overrules_the_source(
+    opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process has promoted it, after this shipper has read its role, and before it has read the documents."""
+    source, target = opened(), opened()
+    begin(source, target)
+    put(source, "t", 10)
+    ship(source, target)
+    source.admin.pin(cfg("t", n=10), "here")
+    whole, tries = shipments.Shipment.begin, []
+
+    def begun(self: shipments.Shipment) -> Flow[None]:
+        yield from whole(self)
+        tries.append(self.wins)
+        if len(tries) == 1:
+            set_role(target, "primary", 2)
+            pin = Merge(keys.checkpoint_doc("t", "", cid(10)), {"pin": "there"})
+            assert run(iter(Commit((pin,))), target._backend) is not None
+
+    monkeypatch.setattr(shipments.Shipment, "begin", begun)
+    ship(source, target)
+    assert tries == [True, False]
+    assert target.admin.pins(cfg("t")) == {cid(10): "there"}
+
+
 def test_the_other_store_keeps_what_it_has_more(opened: Open) -> None:
     source, target = opened(), opened()
     put(source, "t", 10)
