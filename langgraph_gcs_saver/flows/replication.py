@@ -19,6 +19,7 @@ from langgraph_gcs_saver.errors import (
     ConflictError,
     DamageError,
     InvalidIdError,
+    StoreError,
     ThreadBusyError,
     ThreadInSetError,
 )
@@ -28,7 +29,7 @@ from langgraph_gcs_saver.flows.shipments import ENTRIES_PER_PAGE, Overtaken, Shi
 from langgraph_gcs_saver.flows.transfer import SOURCE, pages
 from langgraph_gcs_saver.flows.tries import Tries
 from langgraph_gcs_saver.format import keys
-from langgraph_gcs_saver.format.regions import Entry, entry_of, is_incomplete
+from langgraph_gcs_saver.format.regions import is_incomplete
 from langgraph_gcs_saver.results import Reconciled, Shipped, Unshipped
 
 CLOCK = f"{keys.REGION}/clock"
@@ -38,10 +39,13 @@ MARK = "mark"
 """The field of `lg_region/mark` in the target, and of a thread's `lg_ship/ship`: nanoseconds of the source's clock."""
 
 ENTRIES = 20_000
-"""The default for the number of entries that one pass reads. A greater number of entries takes several passes."""
+"""The default for the number of entries after which a pass ends. A greater number of entries takes several passes."""
 
 _TOGETHER = 8
 """How many threads are shipped at the same time. Each takes about 7 rounds, and the memory of a few objects."""
+
+_MOST_FAILURES = 1000
+"""How many threads that cannot be shipped end a pass: it keeps their errors, and they have a common cause by then."""
 
 _OF_A_THREAD = (*UNREADABLE, DamageError, InvalidIdError, ConflictError, ThreadBusyError, ThreadInSetError)
 """Errors that concern one thread, and do not stop the others."""
@@ -61,6 +65,11 @@ def ship(segment: str, *, context: Context) -> Flow[Shipped]:
         DamageError: Another document is damaged, or an object is missing.
         WrongKeyError: The stores have another key. Nothing was shipped, and the entries stay.
     """
+    if segment != keys.SHARED_OUTBOX and not keys.is_thread_segment(segment):
+        raise DamageError(
+            f"The outbox has an entry of {segment!r}, which is no thread. langgraph-gcs-saver did not write it. Delete "
+            "the documents whose names begin with this in the collection `lg_outbox`."
+        )
     missing: str | None = None
     total = Shipped()
     tries = 0
@@ -113,7 +122,9 @@ def ship_once(*, limit: int = ENTRIES, context: Context) -> Flow[Shipped]:
     just before the oldest entry that could not be shipped. A thread that cannot be shipped does not stop the others.
 
     Args:
-        limit: How many entries to look at. If there are more, the mark stays, and the result has `is_all` false.
+        limit: After how many entries that were shipped the pass ends. If there are more, the mark stays, and the result
+            has `is_all` false. Entries that cannot be shipped do not count, or they would hide those behind them. A
+            thousand threads that cannot be shipped end the pass too.
         context: The target's.
 
     Returns:
@@ -122,30 +133,52 @@ def ship_once(*, limit: int = ENTRIES, context: Context) -> Flow[Shipped]:
     Raises:
         StoreUnavailableError: A store does not answer. What was shipped is whole.
     """
-    # A commit's time is exact in every store: what was committed before is visible to the next query.
+    # A commit's time is exact in every store: what was committed before is visible to each later query.
     times = yield from at(SOURCE, iter(Commit((Merge(CLOCK, {"token": context.new_attempt()}),))))
     now = times[0] if times is not None else 0
-    entries, is_all = yield from at(SOURCE, _outbox(limit))
-    oldest: dict[str, int] = {}
-    for entry in entries:
-        oldest[entry.segment] = min(entry.time, oldest.get(entry.segment, entry.time))
-    total = Shipped(is_all=is_all)
-    segments = sorted(oldest, key=lambda one: (oldest[one], one))
-    for page in pages(segments, _TOGETHER):
-        for segment, done in zip(page, (yield from together(*(_tried(one, context) for one in page))), strict=True):
-            total += done
-            now = min(now, oldest[segment] - 1) if done.failures else now
-    if is_all:
+    total = Shipped(is_all=False)
+    failed: set[str] = set()
+    after: str | None = None
+    while not total.is_all and total.entries < limit and len(total.failures) < _MOST_FAILURES:
+        oldest, after = yield from at(SOURCE, _outbox(after, limit))
+        segments = sorted(oldest.keys() - failed, key=lambda one: (oldest[one], one))
+        for page in pages(segments, _TOGETHER):
+            done = yield from _page(page, context)
+            total += sum(done.values(), Shipped())
+            failed.update(segment for segment, one in done.items() if one.failures)
+        now = min([now, *(oldest[segment] - 1 for segment in failed & oldest.keys())])
+        total = replace(total, is_all=after is None)
+    if total.is_all:
         yield from _move_mark(now)
     return replace(total, mark=(yield from mark()))
+
+
+def _page(segments: Sequence[str], context: Context) -> Flow[dict[str, Shipped]]:
+    """What was shipped of some threads at the same time, or one by one if a store refuses a request for one."""
+    try:
+        done = yield from together(*(_tried(one, context) for one in segments))
+    except StoreError as error:
+        if not _is_refusal(error):
+            raise
+        done = ()
+        for one in segments:
+            done = (*done, (yield from _tried(one, context)))
+    return dict(zip(segments, done, strict=True))
 
 
 def _tried(segment: str, context: Context) -> Flow[Shipped]:
     """Like `ship`, with the error of a thread in the result."""
     try:
         return (yield from ship(segment, context=context))
-    except _OF_A_THREAD as error:
+    except (*_OF_A_THREAD, StoreError) as error:
+        if isinstance(error, StoreError) and not _is_refusal(error):
+            raise
         return Shipped(failures=(Unshipped(thread_id=keys.told_thread_id(segment), error=error),))
+
+
+def _is_refusal(error: StoreError) -> bool:
+    """Whether a store can be used, and has refused one request, such as to replace an object."""
+    return type(error) is StoreError
 
 
 def mark() -> Flow[int | None]:
@@ -175,18 +208,31 @@ def _move_mark(time: int) -> Flow[None]:
         yield from Commit((Merge(keys.MARK, {MARK: time}, update_time=doc.update_time),))
 
 
-def _outbox(limit: int) -> Flow[tuple[list[Entry], bool]]:
-    """Entries of the outbox, and whether these are all."""
-    found: list[Entry] = []
-    after: str | None = None
+def _outbox(after: str | None, limit: int) -> Flow[tuple[dict[str, int], str | None]]:
+    """The threads that some entries of the outbox are about, each with the time of its oldest one.
+
+    What the entries say is read when the thread is shipped, so a damaged one stops no other thread.
+
+    Args:
+        after: The name of the last entry that was read before; `None` at the beginning.
+        limit: After how many entries to stop.
+
+    Returns:
+        The threads, by their segments, and the name of the last entry; `None` in its place if these are all.
+    """
+    oldest: dict[str, int] = {}
+    read = 0
     while True:
-        docs = yield from QueryDocs(keys.OUTBOX, after=after, limit=ENTRIES_PER_PAGE)
-        found += map(entry_of, docs)
+        docs = yield from QueryDocs(keys.OUTBOX, after=after, limit=ENTRIES_PER_PAGE, mask=())
+        for doc in docs:
+            segment = keys.outbox_segment(doc.name)
+            oldest[segment] = min(doc.update_time, oldest.get(segment, doc.update_time))
         if len(docs) < ENTRIES_PER_PAGE:
-            return found, True
-        if len(found) >= limit:
-            return found, False
+            return oldest, None
         after = docs[-1].name
+        read += len(docs)
+        if read >= limit:
+            return oldest, after
 
 
 # What either store lacks
@@ -241,21 +287,21 @@ def reconcile_all(*, heals: bool = True, context: Context) -> Pages[Reconciled]:
     # The threads are found in the source, but what is done with each is a flow of the target.
     threads = each_thread(None, _only, context)
     tries = Tries()
-    shared_is_due = True
+    shared_is_due, is_over = True, False
 
     def page() -> Flow[Sequence[Reconciled] | None]:
-        nonlocal shared_is_due
-        found: Sequence[str | None] | None = (None,)
-        if not shared_is_due:
-            found = yield from at(SOURCE, threads())
+        nonlocal shared_is_due, is_over
+        found: list[str | None] = [None] if shared_is_due else []
         shared_is_due = False
-        if found is None:
+        while len(found) < _TOGETHER and not is_over:
+            some = yield from tries.of(at(SOURCE, threads()))
+            is_over = some is None
+            found += some or ()
+        if not found:
             tries.end()
             return None
-        done: list[Reconciled | None] = []
-        for thread_id in found:
-            done += [(yield from tries.of(reconcile(thread_id, heals=heals, context=context), thread_id))]
-        return [one for one in done if one is not None]
+        compared = [tries.of(reconcile(one, heals=heals, context=context), one) for one in found]
+        return [one for one in (yield from together(*compared)) if one is not None]
 
     return page
 

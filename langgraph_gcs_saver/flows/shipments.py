@@ -6,8 +6,8 @@ no commit in common. So a shipment follows these rules, which `tests/races/repli
 - It reads the target's `lg_ship/ship` first, then the entries of the outbox, then the source, then the target. Each of
   its commits requires that document as it was read, and changes it. Removing an entry changes the one of the source.
   So a process that froze with an old copy of a document cannot store it.
-- Each of its commits requires the target's role as it was read then. So it overwrites nothing of a store that has become
-  the primary meanwhile.
+- Each of its commits requires the target's role as it was read then. So it overwrites nothing of a store that has
+  become the primary meanwhile.
 - It removes an entry after its change is in the target.
 - It stores nothing that an entry of the target's own outbox says is deleted.
 - A checkpoint comes with everything that it needs. Either its parent is there with the same content, and is required to

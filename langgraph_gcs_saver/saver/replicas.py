@@ -81,10 +81,10 @@ class Replicas:
         if is_new:
             total += yield from self._reconciled()
             yield from replicas.complete()
-        is_all = False
-        while not is_all:
+        is_over = False
+        while not is_over:
             shipped = yield from replication.ship_once(context=self.context)
-            total, is_all = total + shipped, shipped.is_all
+            total, is_over = total + shipped, shipped.is_all or not shipped.entries
         return replace(total, is_all=True, mark=shipped.mark)
 
     def _reconciled(self) -> Flow[Shipped]:

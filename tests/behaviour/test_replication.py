@@ -15,7 +15,7 @@ from langgraph_gcs_saver import GCSSaver, compensation
 from langgraph_gcs_saver import run as run_graph
 from langgraph_gcs_saver.engine.effects import Commit, DeleteBlobs, Flow, Merge, PutBlob, QueryDocs
 from langgraph_gcs_saver.engine.runner import arun, run
-from langgraph_gcs_saver.errors import CheckpointCorruptError, DamageError, NotPrimaryError, WrongKeyError
+from langgraph_gcs_saver.errors import CheckpointCorruptError, DamageError, NotPrimaryError, StoreError, WrongKeyError
 from langgraph_gcs_saver.flows import replication, shipments
 from langgraph_gcs_saver.format import keys, sagas
 from langgraph_gcs_saver.format.regions import Entry
@@ -290,6 +290,40 @@ def test_a_lost_object_is_reported_and_stops_no_other_thread(opened: Open) -> No
     run(iter(DeleteBlobs((lost[0],))), source._as_shipper)
     found = run(replication.ship_once(context=target._context), stores(source, target))
     assert [(one.thread_id, type(one.error)) for one in found.failures] == [("t", DamageError)]
+    assert everything(target, "u") == everything(source, "u")
+
+
+def test_entries_that_cannot_be_shipped_hide_none(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More of them than a pass reads come first by name; one is damaged, and one names no thread."""
+    monkeypatch.setattr(replication, "ENTRIES_PER_PAGE", 3)
+    source, target = opened(inline_max_bytes=0), opened(inline_max_bytes=0)
+    begin(source, target)
+    first, second, last = sorted(["a", "b", "c"], key=keys.spread)
+    put(source, first, 10)
+    run(iter(DeleteBlobs(tuple(objects(source)))), source._as_shipper)
+    for n in range(20, 70, 10):
+        put(source, first, n, n - 10)
+    put(source, second, 10)
+    entry = Entry(keys.outbox_doc(keys.spread(second), "0"), "put", "of another program").write
+    foreign = Merge(f"{keys.OUTBOX}/foreign", {})
+    assert run(iter(Commit((replace(entry, fields={}), foreign))), source._as_shipper) is not None
+    put(source, last, 10)
+    found = run(replication.ship_once(limit=3, context=target._context), stores(source, target))
+    assert {one.thread_id: type(one.error) for one in found.failures} == dict.fromkeys((first, second, ""), DamageError)
+    assert everything(target, last) == everything(source, last)
+    assert (found.is_all, found.mark is not None) == (True, True)
+
+
+def test_what_a_store_refuses_stops_no_other_thread(opened: Open) -> None:
+    """The target has an object of another program under the name."""
+    source, target = opened(inline_max_bytes=0), opened(inline_max_bytes=0)
+    begin(source, target)
+    for thread in "tu":
+        put(source, thread, 10)
+    name = next(name for name in objects(source) if name.startswith(keys.spread("t")))
+    run(iter(PutBlob(name, b"other bytes")), target._as_shipper)
+    found = run(replication.ship_once(context=target._context), stores(source, target))
+    assert [(one.thread_id, type(one.error)) for one in found.failures] == [("t", StoreError)]
     assert everything(target, "u") == everything(source, "u")
 
 
