@@ -306,7 +306,7 @@ class Shipment:
             yield from self._clean()
         yield from self._keep()
         yield from self._end(mark)
-        yield from self._delete_thread()
+        yield from self._delete_thread(is_entered=any(entry.changed == self.thread for entry in entries))
         yield from self._remove(entries)
 
     def forget(self) -> Flow[None]:
@@ -598,13 +598,22 @@ class Shipment:
             plan = CollectPlan(thread_id=self.thread_id, before=0.0, stripped=ready, objects=objects)
             yield from self.moving(clean_up(found, self.context, plan))
 
-    def _delete_thread(self) -> Flow[None]:
-        """Delete the thread in the target if the source has nothing of it, and the target has nothing more to keep."""
+    def _delete_thread(self, *, is_entered: bool) -> Flow[None]:
+        """Delete the thread in the target if the source has nothing of it, and the target has nothing more to keep.
+
+        A primary keeps all that it has, and a replica keeps what it has stored as a primary, and has not shipped. It
+        has copies of what the source has set aside, too, and does not keep these.
+
+        Args:
+            is_entered: Whether an entry says that the thread was deleted.
+        """
         if self.is_shared or self.source is not None:
             return
-        left = yield from list_docs(self.thread, _is_replicated)
-        blobs = yield from at(SOURCE, list_page(f"{self.segment}/", limit=1))
-        if left or blobs:
+        if not (self.wins and is_entered) or (yield from entries_of(self.segment))[0]:
+            if (yield from list_docs(self.thread, _is_replicated)):
+                return
+        blobs: list[BlobInfo] = yield from On(SOURCE, ListBlobs(f"{self.segment}/", limit=1))
+        if blobs:
             return
         if self.thread_id is not None and self.target is not None:
             yield from self.moving(delete_thread(self.thread_id, self.context))

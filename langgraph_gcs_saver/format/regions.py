@@ -225,11 +225,19 @@ class Changes:
 
 
 def changes(writes: Iterable[Write]) -> Changes:
-    """Find out what the writes of a commit change in replicated collections."""
+    """Find out what the writes of a commit change in replicated collections.
+
+    A document that a repair sets aside is lost, and no call has deleted it. It needs no entry: the other store keeps
+    its copy, which may be the only whole one.
+    """
     digits: set[str] = set()
     changed: list[tuple[What, str]] = []
+    writes = tuple(writes)
+    aside = {source for write in writes if (source := _set_aside(write)) is not None}
     for write in writes:
         what = _change(write)
+        if what == "delete" and write.name in aside:
+            what = "mark"
         if what is not None:
             digits.add(digits_of(write.name))
             if what != "mark":
@@ -249,6 +257,11 @@ def digits_of_blob(name: str) -> str | None:
     if segment == keys.OPERATION_BLOBS:
         return rest[:2]
     return segment[:2] if keys.is_thread_segment(segment) else None
+
+
+def _set_aside(write: Write) -> object:
+    """The name of the document that a write sets aside; `None` if it sets none aside."""
+    return write.fields.get("from") if isinstance(write, Create) and f"/{keys.ASIDE}/" in write.name else None
 
 
 def _segment_of(name: str) -> str:

@@ -373,6 +373,48 @@ def test_a_damaged_source_replaces_nothing(opened: Open, inline: int) -> None:
     assert replicated(target) == before
 
 
+@pytest.mark.parametrize("grown", [False, True])
+def test_a_replica_keeps_its_copy_of_what_a_repair_sets_aside(opened: Open, *, grown: bool) -> None:
+    """It may be the only whole one. When the replica has become the primary, a comparison brings it back."""
+    source, target = opened(inline_max_bytes=0), opened(inline_max_bytes=0)
+    begin(source, target)
+    put(source, "t", 10)
+    before = set(objects(source))
+    put(source, "t", 20, 10)
+    if grown:
+        put(source, "t", 30, 20)
+    ship(source, target)
+    whole = everything(target)
+    run(iter(DeleteBlobs(tuple(set(objects(source)) - before))), source._as_shipper)
+    (plan,) = source.admin.repair("t")
+    assert "set aside" in {step.action for step in plan.steps}
+    ship(source, target)
+    assert everything(target) == whole
+    assert list(target.admin.verify("t", depth="data")) == []
+    put(source, "t", 40, 10)
+    ship(source, target)
+    assert set(whole) < set(everything(target))
+    set_role(source, "replica", 2)
+    set_role(target, "primary", 2)
+    reconcile(target, source)
+    assert everything(source) == everything(target)
+    assert not any(finding.is_damage for finding in source.admin.verify("t", depth="data"))
+
+
+def test_a_thread_of_which_a_repair_has_set_something_aside_is_deleted(opened: Open) -> None:
+    source, target = opened(inline_max_bytes=0), opened(inline_max_bytes=0)
+    begin(source, target)
+    put(source, "t", 10)
+    before = set(objects(source))
+    put(source, "t", 20, 10)
+    ship(source, target)
+    run(iter(DeleteBlobs(tuple(set(objects(source)) - before))), source._as_shipper)
+    source.admin.repair("t")
+    source.delete_thread("t")
+    ship(source, target)
+    assert left_of(target, "t") == left_of(source, "t") == []
+
+
 def test_both_were_written_to(opened: Open) -> None:
     """A fork, reported once; what either had is in both, and the version of the primary stays."""
     source, target = opened(), opened()

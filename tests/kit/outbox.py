@@ -38,6 +38,8 @@ def fault(names: Iterable[str], before: Find, after: Find) -> str | None:
     written = tuple(dict.fromkeys(names))
     entries = [after(name) for name in written if name.startswith("lg_outbox/")]
     told = {(entry.fields["what"], entry.fields["name"]) for entry in entries if entry is not None}
+    aside = [after(name) for name in written if "/lg_aside/" in name]
+    told.update(("delete", doc.fields["from"]) for doc in aside if doc is not None)
     for name in written:
         what = _what(name, before(name), after(name))
         if what is None:
