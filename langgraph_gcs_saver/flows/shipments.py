@@ -47,6 +47,7 @@ from langgraph_gcs_saver.engine.effects import (
     QueryDocs,
     Write,
 )
+from langgraph_gcs_saver.engine.pieces import crc32c
 from langgraph_gcs_saver.engine.steps import at, through, together
 from langgraph_gcs_saver.errors import ConflictError, DamageError
 from langgraph_gcs_saver.flows import dictionaries
@@ -609,9 +610,9 @@ class Shipment:
         """
         if self.is_shared or self.source is not None:
             return
-        if not (self.wins and is_entered) or (yield from entries_of(self.segment))[0]:
-            if (yield from list_docs(self.thread, _is_replicated)):
-                return
+        keeps = not (self.wins and is_entered) or (yield from entries_of(self.segment))[0]
+        if keeps and (yield from list_docs(self.thread, _is_replicated)):
+            return
         blobs: list[BlobInfo] = yield from On(SOURCE, ListBlobs(f"{self.segment}/", limit=1))
         if blobs:
             return
@@ -821,6 +822,7 @@ class Shipment:
             and seen.digest == self.here[parent]
         )
         sizes: dict[str, int] = {}
+        checksums: dict[str, str | None] = {}
         inner: set[str] = set()
         for channel, ref in known.channels.items():
             for frame in ref.chain:
@@ -829,11 +831,12 @@ class Shipment:
                 name = known.place(channel, frame)
                 if frame.attempt is not None:
                     sizes[name] = max(sizes.get(name, 0), frame.at + frame.stored)
+                    checksums[name] = frame.crc32c
                 elif name != known.name:
                     inner.add(name)
         if blob is not None:
             sizes[blob] = 0
-        yield from self._upload(sizes)
+        yield from self._upload(sizes, checksums)
         yield from self._close(inner)
         own = self.there[known.name]
         if is_same and parent is not None and seen is not None and own is not None and own.is_listed:
@@ -890,14 +893,31 @@ class Shipment:
 
     # Objects
 
-    def _upload(self, sizes: Mapping[str, int]) -> Flow[None]:
-        """Copy objects that a document of the source refers to, before a commit that refers to them."""
+    def _upload(self, sizes: Mapping[str, int], checksums: Mapping[str, str | None] | None = None) -> Flow[None]:
+        """Copy objects that a document of the source refers to, before a commit that refers to them.
+
+        Args:
+            sizes: The size of each object, as far as it is known.
+            checksums: The checksums of those that a manifest has the checksum of.
+
+        Raises:
+            DamageError: The source has an object with another checksum. It must not be the replica's first copy.
+            Overtaken: The source lacks an object.
+        """
+        checksums = checksums or {}
         wanted = sorted(sizes.keys() - self._uploaded)
         for batch in in_batches(wanted, sizes.__getitem__, most=_BLOBS, most_bytes=_BLOB_BYTES):
-            datas = yield from Gather(tuple(On(SOURCE, GetBlob(name)) for name in batch))
+            # A source with a mirror returns the copy with that checksum.
+            datas = yield from Gather(tuple(On(SOURCE, GetBlob(name, crc32c=checksums.get(name))) for name in batch))
             for name, data in zip(batch, datas, strict=True):
                 if data is None:
                     raise Overtaken(name)
+                expected = checksums.get(name)
+                if expected is not None and (yield from Compute(partial(crc32c, data), size=len(data))) != expected:
+                    raise DamageError(
+                        f"The object {name!r} has other bytes in the source than a document says, so the document was "
+                        "not replicated. Run `langgraph-gcs verify` on the source, and repair the thread."
+                    )
             yield from Gather(tuple(self.context.upload(name, data) for name, data in zip(batch, datas, strict=True)))
             self.bytes += sum(map(len, datas))
             self._uploaded.update(batch)

@@ -327,6 +327,23 @@ def test_what_a_store_refuses_stops_no_other_thread(opened: Open) -> None:
     assert everything(target, "u") == everything(source, "u")
 
 
+def test_a_damaged_object_is_not_shipped(opened: Open) -> None:
+    source, target = opened(inline_max_bytes=0), opened(inline_max_bytes=0)
+    begin(source, target)
+    put(source, "t", 10)
+    name = next(name for name in objects(source) if "messages" in name)
+    whole = objects(source)[name]
+    run(iter(DeleteBlobs((name,))), source._as_shipper)
+    run(iter(PutBlob(name, whole[::-1])), source._as_shipper)
+    found = run(replication.ship_once(context=target._context), stores(source, target))
+    assert [(one.thread_id, type(one.error)) for one in found.failures] == [("t", DamageError)]
+    assert left_of(target, "t") == [f"{keys.thread_doc('t')}/{keys.SHIPS}/{keys.SHIP}"]
+    run(iter(DeleteBlobs((name,))), source._as_shipper)
+    run(iter(PutBlob(name, whole)), source._as_shipper)
+    ship(source, target)
+    assert replicated(target) == replicated(source)
+
+
 def test_reconcile_ships_what_was_there_before_and_heals_what_was_damaged(opened: Open) -> None:
     source, target = opened(inline_max_bytes=600), opened(inline_max_bytes=600)
     fill(source)
