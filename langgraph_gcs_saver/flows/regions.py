@@ -29,7 +29,7 @@ from langgraph_gcs_saver.engine.effects import Commit, Create, Docs, Emit, Flow,
 from langgraph_gcs_saver.errors import ConflictError, InvalidInputError, StoreError
 from langgraph_gcs_saver.events import RoleChanged
 from langgraph_gcs_saver.flows.context import MAX_TRIES, Context
-from langgraph_gcs_saver.flows.replication import ship_once
+from langgraph_gcs_saver.flows.replication import compare, ship_once
 from langgraph_gcs_saver.flows.transfer import SOURCE, TARGET
 from langgraph_gcs_saver.format import keys, regions
 from langgraph_gcs_saver.format.regions import Role, RoleName
@@ -222,6 +222,10 @@ def _merged(pair: Pair, cause: Cause, shipped: Shipped, context: Context) -> Flo
         if source.role.is_primary:
             yield from _changed(source, _overruled(source, target), cause)
             continue
+        if regions.is_incomplete(target.docs.get(keys.MARK)):
+            # It was promoted by force before it had everything that is older than the replication.
+            shipped += yield from compare(heals=False, context=context)
+            yield from On(TARGET, Commit((regions.COMPLETE,)))
         shipped += yield from _ship_all(context)
         if source.role.name == "fenced" and not (
             yield from _changed(source, replace(source.role, name="replica"), cause)

@@ -278,6 +278,17 @@ def reconcile(thread_id: str | None, *, heals: bool = True, context: Context) ->
     raise _overtaken(segment)
 
 
+def compare(*, heals: bool = True, context: Context) -> Flow[Shipped]:
+    """What `reconcile_all` ships, in total; for the arguments and errors, see there."""
+    total, next_page = Shipped(), reconcile_all(heals=heals, context=context)
+    while (page := (yield from next_page())) is not None:
+        for one in page:
+            total += Shipped(
+                threads=1 if one.documents else 0, documents=one.documents, bytes=one.bytes, forks=one.forks
+            )
+    return total
+
+
 def reconcile_all(*, heals: bool = True, context: Context) -> Pages[Reconciled]:
     """Pages of what `reconcile` returns for all threads of the source. A thread that cannot be read is skipped.
 

@@ -79,22 +79,13 @@ class Replicas:
                 region.is_known = False  # A saver of this process may know that the store has no role.
         total = Shipped()
         if is_new:
-            total += yield from self._reconciled()
+            total += yield from replication.compare(context=self.context)
             yield from replicas.complete()
         is_over = False
         while not is_over:
             shipped = yield from replication.ship_once(context=self.context)
             total, is_over = total + shipped, shipped.is_all or not shipped.entries
         return replace(total, is_all=True, mark=shipped.mark)
-
-    def _reconciled(self) -> Flow[Shipped]:
-        total, next_page = Shipped(), self.reconcile(None)
-        while (page := (yield from next_page())) is not None:
-            for one in page:
-                total += Shipped(
-                    threads=1 if one.documents else 0, documents=one.documents, bytes=one.bytes, forks=one.forks
-                )
-        return total
 
     def status(self) -> Flow[ReplicationStatus]:
         """How far the replication is."""

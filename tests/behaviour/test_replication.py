@@ -13,11 +13,12 @@ from langgraph.graph import END, START, StateGraph
 
 from langgraph_gcs_saver import GCSSaver, compensation
 from langgraph_gcs_saver import run as run_graph
-from langgraph_gcs_saver.engine.effects import Commit, DeleteBlobs, Flow, Merge, PutBlob, QueryDocs
+from langgraph_gcs_saver.engine.effects import Commit, DeleteBlobs, Flow, GetDocs, Merge, PutBlob, QueryDocs
 from langgraph_gcs_saver.engine.runner import arun, run
 from langgraph_gcs_saver.errors import CheckpointCorruptError, DamageError, NotPrimaryError, StoreError, WrongKeyError
 from langgraph_gcs_saver.flows import replication, shipments
-from langgraph_gcs_saver.format import keys, sagas
+from langgraph_gcs_saver.flows.regions import Pair, forced
+from langgraph_gcs_saver.format import keys, regions, sagas
 from langgraph_gcs_saver.format.regions import Entry
 from langgraph_gcs_saver.policy.retention import KeepLast
 from langgraph_gcs_saver.testing import CountingInterceptor
@@ -453,6 +454,26 @@ def test_both_were_written_to(opened: Open) -> None:
     assert everything(source) == everything(target)
     assert source.admin.pins(cfg("t")) == {cid(10): "there"}
     assert everything(source, "u") == everything(target, "u")
+
+
+def test_a_replica_that_was_promoted_before_it_was_complete_gets_the_rest(opened: Open) -> None:
+    """No entry of the outbox says what is older than the replication."""
+    source, target = opened(), opened()
+    put(source, "older", 10)
+    assert run(iter(Commit((regions.INCOMPLETE,))), target._as_shipper) is not None
+    begin(source, target)
+    put(source, "t", 10)
+    pair = Pair("memory:", "memory:")
+    done = run(forced(pair, target._context), stores(source, target))
+    assert (done.unreached, done.mark) == ("", None)
+    assert everything(target, "older") == everything(source, "older")
+    assert everything(target, "t") == everything(source, "t")
+    assert run(is_incomplete(), target._as_shipper) is False
+
+
+def is_incomplete() -> Flow[bool]:
+    """Whether the store may lack what is older than the replication."""
+    return regions.is_incomplete((yield from GetDocs((keys.MARK,))).get(keys.MARK))
 
 
 def test_a_primary_keeps_its_own_turn(opened: Open) -> None:
