@@ -156,9 +156,9 @@ class Shipper:
 
     def _retry(self, lane: Kind) -> None:
         self._background.stop(lane, _RETRY)
-        process = self._processes.get()
-        late, process.late = process.late, {}
-        for segment in late:
+        late = self._processes.get().late
+        for segment in tuple(late):  # Other lanes may add to it now.
+            late.pop(segment, None)
             self._submit(segment)
 
 
