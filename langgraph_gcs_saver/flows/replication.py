@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from langgraph_gcs_saver.engine.effects import Commit, Create, Doc, Flow, GetDocs, Merge, QueryDocs
+from langgraph_gcs_saver.engine.effects import Commit, Create, Flow, GetDocs, Merge, QueryDocs
 from langgraph_gcs_saver.engine.steps import at, together
 from langgraph_gcs_saver.errors import (
     UNREADABLE,
@@ -25,18 +25,15 @@ from langgraph_gcs_saver.errors import (
 )
 from langgraph_gcs_saver.flows.all_threads import Pages, each_thread
 from langgraph_gcs_saver.flows.context import MAX_TRIES, Context
-from langgraph_gcs_saver.flows.shipments import ENTRIES_PER_PAGE, Overtaken, Shipment, entries_of
+from langgraph_gcs_saver.flows.shipments import ENTRIES_PER_PAGE, MARK, Overtaken, Shipment, entries_of
 from langgraph_gcs_saver.flows.transfer import SOURCE, pages
 from langgraph_gcs_saver.flows.tries import Tries
 from langgraph_gcs_saver.format import keys
-from langgraph_gcs_saver.format.regions import is_incomplete
+from langgraph_gcs_saver.format.regions import is_incomplete, mark_in
 from langgraph_gcs_saver.results import Reconciled, Shipped, Unshipped
 
 CLOCK = f"{keys.REGION}/clock"
 """Name of the document that a shipper writes in the source to learn the time there."""
-
-MARK = "mark"
-"""The field of `lg_region/mark` in the target, and of a thread's `lg_ship/ship`: nanoseconds of the source's clock."""
 
 ENTRIES = 20_000
 """The default for the number of entries after which a pass ends. A greater number of entries takes several passes."""
@@ -187,13 +184,7 @@ def mark() -> Flow[int | None]:
     Returns:
         The time; `None` if no pass over the outbox has ended yet.
     """
-    found = _mark_in((yield from GetDocs((keys.MARK,))).get(keys.MARK))
-    return found or None
-
-
-def _mark_in(doc: Doc | None) -> int:
-    found = None if doc is None else doc.fields.get(MARK)
-    return found if type(found) is int else 0
+    return mark_in((yield from GetDocs((keys.MARK,))).get(keys.MARK))
 
 
 def _move_mark(time: int) -> Flow[None]:
@@ -204,7 +195,7 @@ def _move_mark(time: int) -> Flow[None]:
     doc = (yield from GetDocs((keys.MARK,))).get(keys.MARK)
     if doc is None:
         yield from Commit((Create(keys.MARK, {MARK: time}),))
-    elif time > _mark_in(doc) and not is_incomplete(doc):
+    elif time > (mark_in(doc) or 0) and not is_incomplete(doc):
         yield from Commit((Merge(keys.MARK, {MARK: time}, update_time=doc.update_time),))
 
 
