@@ -617,7 +617,8 @@ class Shipment:
         if blobs:
             return
         if self.thread_id is not None and self.target is not None:
-            yield from self.moving(delete_thread(self.thread_id, self.context))
+            # Sets and leases of a replica are what is left of the time when it was the primary. They stop no deletion.
+            yield from self.moving(delete_thread(self.thread_id, self.context, force=self.wins))
         else:
             yield from self._must([Delete(self.ship)])
 

@@ -433,6 +433,17 @@ def test_a_thread_of_which_a_repair_has_set_something_aside_is_deleted(opened: O
     assert left_of(target, "t") == left_of(source, "t") == []
 
 
+def test_a_lease_of_the_replica_does_not_stop_the_deletion_of_a_thread(opened: Open) -> None:
+    source, target = opened(), opened()
+    begin(source, target)
+    put(source, "t", 10)
+    ship(source, target)
+    with target.thread("t").lease():
+        source.delete_thread("t")
+        ship(source, target)
+        assert left_of(target, "t") == left_of(source, "t") == []
+
+
 def test_both_were_written_to(opened: Open) -> None:
     """A fork, reported once; what either had is in both, and the version of the primary stays."""
     source, target = opened(), opened()
