@@ -107,8 +107,8 @@ def _overtaken(segment: str) -> ConflictError:
 
 def _lost(name: str) -> DamageError:
     return DamageError(
-        f"The object {name!r} is missing in the source, and a document refers to it, so the document was not "
-        "replicated. Run `langgraph-gcs verify` on the source, and repair the thread."
+        f"{name!r} is missing in the source, and a document refers to it, so the document was not replicated. Run "
+        "`langgraph-gcs verify` on the source, and repair the thread."
     )
 
 

@@ -112,8 +112,8 @@ class Overtaken(Exception):  # noqa: N818 - no caller of a public method sees it
     """The target, or the source, was changed since this shipment has read it. The next try reads everything again.
 
     Attributes:
-        missing: An object that the source does not have, although a document refers to it. Either the document was
-            deleted at that moment, or the object is lost.
+        missing: An object, or a document with frames, that the source does not have, although a document refers to it.
+            Either that document was deleted at that moment, or what is missing is lost.
     """
 
     def __init__(self, missing: str | None = None) -> None:
@@ -861,7 +861,7 @@ class Shipment:
             )
             for name in page:
                 if name not in here:
-                    raise Overtaken  # The source has deleted it since.
+                    raise Overtaken(name)  # The source has deleted it since, or has lost it.
                 ours = manifest.inner_frames(here[name])
                 if name not in there:
                     self._add(Create(name, {"frames": ours}))

@@ -13,7 +13,7 @@ from langgraph.graph import END, START, StateGraph
 
 from langgraph_gcs_saver import GCSSaver, compensation
 from langgraph_gcs_saver import run as run_graph
-from langgraph_gcs_saver.engine.effects import Commit, DeleteBlobs, Flow, GetDocs, Merge, PutBlob, QueryDocs
+from langgraph_gcs_saver.engine.effects import Commit, Delete, DeleteBlobs, Flow, GetDocs, Merge, PutBlob, QueryDocs
 from langgraph_gcs_saver.engine.runner import arun, run
 from langgraph_gcs_saver.errors import CheckpointCorruptError, DamageError, NotPrimaryError, StoreError, WrongKeyError
 from langgraph_gcs_saver.flows import replication, shipments
@@ -326,6 +326,18 @@ def test_what_a_store_refuses_stops_no_other_thread(opened: Open) -> None:
     found = run(replication.ship_once(context=target._context), stores(source, target))
     assert [(one.thread_id, type(one.error)) for one in found.failures] == [("t", StoreError)]
     assert everything(target, "u") == everything(source, "u")
+
+
+def test_lost_frames_are_reported_as_lost(opened: Open) -> None:
+    source, target = opened(), opened()
+    begin(source, target)
+    put(source, "t", 10)
+    put(source, "t", 20, 10)
+    lost = keys.checkpoint_doc("t", "", cid(10))
+    assert run(iter(Commit((Delete(lost),))), source._as_shipper) is not None
+    found = run(replication.ship_once(context=target._context), stores(source, target))
+    assert [type(one.error) for one in found.failures] == [DamageError]
+    assert lost in str(found.failures[0].error)
 
 
 def test_a_damaged_object_is_not_shipped(opened: Open) -> None:
