@@ -157,7 +157,7 @@ def sections(dialect: Dialect, labels: Sequence[str]) -> tuple[Section, ...]:
             (
                 Chart("The replica is behind by", "s", (("time", f"max({dialect.series(metrics.REPLICATION_LAG)})"),)),
                 rates("Shipped entries a second", "1/s", metrics.REPLICATION_ENTRIES),
-                rates("Shipped bytes a second", "By/s", metrics.REPLICATION_BYTES),
+                rates("Shipped bytes a second", "By/s", metrics.REPLICATION_SHIPPED),
                 count("Failures to ship", metrics.REPLICATION_FAILURES, "error.type"),
                 count("Reads from the mirror", metrics.MIRROR_READS, "reason"),
                 count("Changes of roles", metrics.ROLES_CHANGED, "role", "cause"),

@@ -65,7 +65,7 @@ from langgraph_gcs_saver.telemetry.metrics import (
     RECOVERIES,
     RECOVERY_LOST,
     RECOVERY_RESTORE,
-    REPLICATION_BYTES,
+    REPLICATION_SHIPPED,
     REPLICATION_ENTRIES,
     REPLICATION_FAILURES,
     REQUEST_RETRIES,
@@ -182,7 +182,7 @@ class Measures:
                 yield MIRROR_READS, 1, {"reason": event.reason}
             case Replicated():
                 yield REPLICATION_ENTRIES, event.entries, {}
-                yield REPLICATION_BYTES, event.bytes, {}
+                yield REPLICATION_SHIPPED, event.bytes, {}
             case ReplicationFailed():
                 yield REPLICATION_FAILURES, 1, {"error.type": self._errors.of(error_type(event))}
             case RoleChanged():

@@ -323,8 +323,8 @@ REPLICATION_ENTRIES = Metric(
     unit="{entry}",
     help="Entries of the outbox that this process has shipped",
 )
-REPLICATION_BYTES = Metric(
-    name="replication.bytes",
+REPLICATION_SHIPPED = Metric(
+    name="replication.shipped",
     kind="counter",
     unit="By",
     help="Bytes of documents and objects that this process has written to the replica",
@@ -408,7 +408,7 @@ METRICS: tuple[Metric, ...] = (
     MIRROR_READS,
     REPLICATION_LAG,
     REPLICATION_ENTRIES,
-    REPLICATION_BYTES,
+    REPLICATION_SHIPPED,
     REPLICATION_FAILURES,
     ROLES_CHANGED,
     REQUESTS,

@@ -292,7 +292,7 @@ class Causes:
             saver._subscribers.emit(events.ReadFromMirror(name="an object", reason="missing"))
         assert self.exported.value("roles.changed", role="primary", cause="replicate") == 1
         assert self.exported.value("replication.entries") == shipped.entries > 0
-        assert self.exported.value("replication.bytes") == shipped.bytes > 0
+        assert self.exported.value("replication.shipped") == shipped.bytes > 0
         assert self.exported.value("replication.failures", **{"error.type": "unavailable"}) == 1
         assert self.exported.value("forks") == 1
         assert self.exported.value("mirror.reads", reason="missing") == 1
@@ -339,7 +339,7 @@ CAUSES = {
     "sets": "sets set.duration set.restores recoveries",
     "retries": "request.retries",
     "analytics": "analytics.dropped",
-    "regions": "mirror.reads replication.lag replication.entries replication.bytes replication.failures "
+    "regions": "mirror.reads replication.lag replication.entries replication.shipped replication.failures "
     "roles.changed forks",
     "watch": "leases runs",
 }

@@ -64,6 +64,12 @@ def test_prometheus_accepts_every_expression(names, tmp_path):
     assert f"{len(rules)} rules found" in check(json.dumps({"groups": [{"name": "g", "rules": rules}]}), tmp_path)
 
 
+def test_no_name_of_a_metric_has_its_unit():
+    """Exporters would differ: some add the unit to a name only if the name does not have it."""
+    units = {"s": "seconds", "By": "bytes"}
+    assert [one.name for one in METRICS if units.get(one.unit) in re.split(r"[._]", one.name)] == []
+
+
 def test_the_resource_of_managed_prometheus_has_the_same_rules():
     files = monitoring.files()
     managed = yaml.safe_load(files["managed-rules.yaml"])
