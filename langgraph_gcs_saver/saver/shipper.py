@@ -11,6 +11,7 @@ import logging
 import math
 import time
 import zlib
+from collections import defaultdict
 from collections.abc import Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -35,10 +36,7 @@ LANES = tuple(Kind(f"replica-{number}", most=2500, wait=3.0, finishes=True) for 
 """How many threads are shipped at the same time, and how many may wait: 10,000. `close` waits 3 seconds for them."""
 
 RETRY_SECONDS = 5.0
-"""How long nothing is shipped after a store did not answer."""
-
-MOST_LATE = 10_000
-"""How many threads are tried again then. The follower ships the others."""
+"""How long nothing is shipped after a store did not answer. As many threads as may wait are tried again then."""
 
 _RETRY = "retry"
 
@@ -149,16 +147,14 @@ class Shipper:
                 self._pair.report(shipped, time.monotonic() - began, None)  # clock: only reported
 
     def _retry_later(self, lane: Kind, segment: str) -> None:
-        late = self._processes.get().late
-        if len(late) < MOST_LATE:
+        late = self._processes.get().late[lane]
+        if len(late) < lane.most:  # The follower ships the others.
             late[segment] = None
         self._background.repeat(lane, _RETRY, RETRY_SECONDS, partial(self._retry, lane))
 
     def _retry(self, lane: Kind) -> None:
         self._background.stop(lane, _RETRY)
-        late = self._processes.get().late
-        for segment in tuple(late):  # Other lanes may add to it now.
-            late.pop(segment, None)
+        for segment in self._processes.get().late.pop(lane, ()):
             self._submit(segment)
 
 
@@ -168,10 +164,10 @@ class _Process:
     Attributes:
         is_checked: Whether the store has this replica.
         resting_until: Until when nothing is shipped, by the monotonic clock.
-        late: The threads that are shipped after that.
+        late: The threads that are shipped after that, by lane. Only the thread of the lane changes them.
     """
 
     def __init__(self) -> None:
         self.is_checked = False
         self.resting_until = 0.0
-        self.late: dict[str, None] = {}
+        self.late: defaultdict[Kind, dict[str, None]] = defaultdict(dict)
