@@ -70,8 +70,12 @@ def _check_readable(checkpoints: str, context: Context) -> Flow[None]:
             yield from locate_manifest(doc, context.codec)
 
 
-def check_primary(pair: Pair) -> Flow[None]:
+def check_primary(pair: Pair, *, may_be_fenced: bool = False) -> Flow[None]:
     """Check that the source is the primary of the two.
+
+    Args:
+        pair: The two stores.
+        may_be_fenced: Whether it may also be fenced, by a failover that has not ended.
 
     Raises:
         InvalidInputError: It is not replicated to the target.
@@ -84,7 +88,8 @@ def check_primary(pair: Pair) -> Flow[None]:
             f"{pair.source!r} is not replicated to {pair.target!r}. Nothing was changed. Call `replicate` first "
             "(`langgraph-gcs replicate`)."
         )
-    require_primary(role)
+    if not (may_be_fenced and role.name == "fenced"):
+        require_primary(role)
 
 
 def lag() -> Flow[float | None]:

@@ -1334,7 +1334,7 @@ class Admin(Connection):
         return pair.reported(await arun(pair.begin(), pair.stores))
 
     def follow(self, target: Connection, *, every: float = 1.0) -> Following:
-        """Ship what the outbox has, again and again. It works while you iterate, and does not end by itself.
+        """Ship what the outbox has, again and again. It works while you iterate, until the target is the primary.
 
             for shipped in saver.admin.follow(replica):
                 print(shipped)
@@ -1350,7 +1350,9 @@ class Admin(Connection):
             What each look has shipped, for `for` and `async for`.
 
         Raises:
-            InvalidInputError: `every` is not a positive number, or the two stores are the same.
+            InvalidInputError: `every` is not a positive number, or the two stores are the same. The iteration raises it
+                if this store is not replicated to the target.
+            NotPrimaryError: The target has become the primary. The iteration raises this.
             StoreError: A service rejected a request. The iteration raises this.
         """
         from langgraph_gcs_saver.saver.replicas import Following  # noqa: PLC0415 - few processes need it

@@ -114,7 +114,13 @@ class Replicas:
         return page
 
     def look(self) -> Flow[tuple[Shipped, float | None]]:
-        """Ship what the outbox has now. Returns what was shipped, and by how many seconds the replica is behind."""
+        """Ship what the outbox has now. Returns what was shipped, and by how many seconds the replica is behind.
+
+        Raises:
+            InvalidInputError: The source is not replicated to the target.
+            NotPrimaryError: The target is the primary. So a lag would say nothing about what is lost if it is lost.
+        """
+        yield from replicas.check_primary(self.pair, may_be_fenced=True)
         shipped = yield from replication.ship_once(context=self.context)
         return shipped, (yield from replicas.lag())
 
@@ -182,7 +188,8 @@ class Replicas:
 class Following:
     """Looks at an outbox, one after another: iterate with `for`, or in a coroutine with `async for`.
 
-    Each look ships what the outbox has, and yields what it has shipped. It does not end by itself.
+    Each look ships what the outbox has, and yields what it has shipped. It ends with `NotPrimaryError` when the other
+    store becomes the primary.
     """
 
     def __init__(self, pair: Replicas, every: float) -> None:

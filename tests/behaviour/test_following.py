@@ -72,6 +72,17 @@ def emulated(firestore_emulator, storage_emulator, project_id, bucket_name):
     return store.format("here"), store.format("there")
 
 
+def waiting(seconds):
+    """The lanes of a shipper that `close` waits for so long."""
+    return tuple(shipper.Kind(one.name, one.most, wait=seconds, finishes=True) for one in shipper.LANES)
+
+
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch):
+    """Closing a saver ends when all is shipped, however slow the machine is."""
+    monkeypatch.setattr(shipper, "LANES", waiting(PATIENCE))
+
+
 @pytest.fixture
 def here(uris):
     with GCSSaver.from_conn_string(uris[0], inline_max_bytes=4_000) as saver:
@@ -182,8 +193,7 @@ class Hanging(Interceptor):
 
 
 def test_closing_leaves_to_the_follower_what_does_not_end(uris, here, there, monkeypatch):
-    lanes = tuple(shipper.Kind(one.name, one.most, wait=0.1, finishes=True) for one in shipper.LANES)
-    monkeypatch.setattr(shipper, "LANES", lanes)
+    monkeypatch.setattr(shipper, "LANES", waiting(0.1))
     here.admin.replicate(there)
     hanging = Hanging()
     with GCSSaver.from_conn_string(uris[0], replica=uris[1]) as saver:
@@ -453,6 +463,33 @@ def test_two_followers_ship_what_crashed_processes_have_stored(here, there):
     assert sorted(one.thread_id for one in there.admin.threads()) == ["a", "c"]
     assert of_kind(events, ReplicationFailed) == []
     assert all(event.lag >= 0 for event in of_kind(events, Replicated))
+
+
+def test_a_follower_of_stores_without_roles(uris, here, there):
+    """It would move the mark of a store that has nothing."""
+    invoke(here, "t")
+    before = snapshots(*uris)
+    with pytest.raises(InvalidInputError, match="not replicated to"):
+        next(iter(here.admin.follow(there)))
+    assert snapshots(*uris) == before
+
+
+def test_a_follower_ends_when_the_other_store_is_the_primary(here, there):
+    """It would report no lag, although no process ships what the new primary stores."""
+    here.admin.replicate(there)
+    invoke(here, "t")
+    looks = iter(here.admin.follow(there, every=0.01))
+    next(looks)
+    there._backend.intercept(crashing := Crashing(0))
+    with pytest.raises(Crash):
+        here.admin.failover(there)
+    crashing.left = sys.maxsize
+    assert next(looks).is_all, "this store is fenced, and a failover that is taken back makes it the primary again"
+    here.admin.failover(there)
+    with pytest.raises(NotPrimaryError):
+        next(looks)
+    with pytest.raises(NotPrimaryError):
+        next(iter(here.admin.follow(there)))
 
 
 async def test_a_follower_of_coroutines(here, there):

@@ -59,6 +59,11 @@ def test_the_status(command, store_uri, other):
     assert json.loads(command("replicate", "--to", other, "--json").out)["entries"] == 1
     assert command("replication", "status", "--to", other, "--most", "52w").code == 0
     assert "Entries in the outbox: 0.\n" in command("replication", "status", "--to", other).out
+    assert command("failover", "--to", other, "--yes").code == 0
+    alarm = command("replication", "status", "--to", other, "--most", "52w")
+    assert (alarm.code, "not the primary" in alarm.err) == (4, True)
+    followed = command("replicate", "--follow", "--to", other)
+    assert (followed.code, "not the primary" in followed.err) == (2, True)
 
 
 def test_a_comparison(command, store_uri, other):

@@ -67,8 +67,9 @@ def replicate(
     After the first call, restart the processes that write to --store, and run langgraph-gcs replication reconcile once.
     An interrupted call can be repeated. Two processes may follow at the same time. Encrypted stores need --cipher.
 
-    With --json it prints one line for each look that has shipped something. If a thread could not be shipped, the exit
-    code is 4. SIGTERM ends --follow with 143, and Ctrl-C with 130. Nothing is lost then.
+    With --json it prints one line when it has shipped everything, and one for each later look that has shipped
+    something. Without --follow, the exit code is 4 if a thread could not be shipped. With --follow, the command exits
+    with 10 when --to becomes the primary: replicate in the other direction then.
 
     Example: langgraph-gcs replicate --follow --store "gs://eu?project=p&database=eu" --to "gs://us?project=p&database=us"
     """
@@ -100,8 +101,8 @@ def status(
 ) -> None:
     """Show the roles of both stores, how far the replica is behind, and what waits to be shipped.
 
-    With --most, a scheduler can raise an alarm: the exit code is 4 if the replica is behind by more, or has no mark.
-    If --store does not answer, the exit code is 7, and the status is what --to knows of it.
+    With --most, a scheduler can raise an alarm: the exit code is 4 if the replica is behind by more, or has no mark, or
+    if --store is not the primary, or --to not its replica.
 
     Example: langgraph-gcs replication status --most 1m --store file:///home/me/store --to file:///mnt/other/store
     """
@@ -111,9 +112,11 @@ def status(
         print_json(asdict(found))
     else:
         print_lines(str(found).splitlines())
-    if found.unreached:
-        raise CommandError("--store cannot be reached.", UNREACHED)
-    if most is not None and (found.lag is None or found.lag > most.total_seconds()):
+    if most is None:
+        return
+    if not found.is_replicating:
+        raise CommandError("--store is not the primary, or --to is not its replica. Swap them after a failover.", FAILED)
+    if found.lag is None or found.lag > most.total_seconds():
         raise CommandError("the replica is behind by more than --most.", FAILED)
 
 
