@@ -115,7 +115,7 @@ def status(
     if most is None:
         return
     if not found.is_replicating:
-        raise CommandError("--store is not the primary, or --to is not its replica. Swap them after a failover.", FAILED)
+        raise CommandError("--store is not the primary, or --to not its replica. Swap them after a failover.", FAILED)
     if found.lag is None or found.lag > most.total_seconds():
         raise CommandError("the replica is behind by more than --most.", FAILED)
 

@@ -53,6 +53,19 @@ class Child:
         except EOFError:
             return None
 
+    def report(self, *expected: type[T]) -> T:
+        """Wait for its next report.
+
+        Raises:
+            CommandError: The report is of another kind: an error of the library stopped the process, or it crashed.
+        """
+        report = self.receive()
+        if isinstance(report, Failed):
+            raise CommandError(report.message, report.exit_code)
+        if not isinstance(report, expected):
+            raise CommandError(f"process {self.pid} ended with {self.wait()} before it was done")
+        return report
+
     def answer(self, message: Any = None) -> None:
         """Let it continue after a report that it waits at."""
         self._pipe.send(message)

@@ -10,11 +10,11 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from langgraph_gcs_saver.address import GoogleAddress, LocalAddress, canonical, parse
 from langgraph_gcs_saver.cli.demo.agent import SERDE
-from langgraph_gcs_saver.cli.demo.child import Child, Failed, started
+from langgraph_gcs_saver.cli.demo.child import started
 from langgraph_gcs_saver.cli.demo.regions import Began, Finished, Refused, StandsBy, Task, build, work
 from langgraph_gcs_saver.cli.demo.stage import Stage, ending, was_killed
 from langgraph_gcs_saver.cli.views.terminal import CommandError, open_saver
@@ -22,8 +22,6 @@ from langgraph_gcs_saver.cli.views.terminal import CommandError, open_saver
 if TYPE_CHECKING:
     from langgraph_gcs_saver import GCSSaver
     from langgraph_gcs_saver.results import Failover
-
-T = TypeVar("T")
 
 ITEMS = 50
 LOST_AFTER = 20
@@ -132,9 +130,9 @@ class _Story:
         self.stage.act(1, f"East is lost after {LOST_AFTER} items")
         ada_task = self._task(self.east, "Ada", items=ITEMS, replica=self.west.store, pace=PACE)
         with started(work, self._task(self.west, "Bob")) as bob:
-            _report(bob, StandsBy)
+            bob.report(StandsBy)
             with started(work, ada_task) as ada:
-                while _report(ada, Began).number <= LOST_AFTER:
+                while ada.report(Began).number <= LOST_AFTER:
                     self.begun[len(self.begun) + 1] = time.time()
                 # The report above has begun the next item.
                 ada.kill()
@@ -153,11 +151,11 @@ class _Story:
                 mark = datetime.fromtimestamp(forced.mark / 1e9, timezone.utc)
                 say(f"Nothing that east had acknowledged before {mark:%H:%M:%S.%f} is missing.")
             say(f"West has {len(shipped)} of the items that Ada has done.")
-            first = _report(bob, Began).number
-            _report(bob, Began)
+            first = bob.report(Began).number
+            bob.report(Began)
             took = time.monotonic() - killed
             say(f"Bob (process {bob.pid}) has stored item {first}, {took:.1f} seconds after Ada was killed.")
-            while isinstance(_report(bob, Began, Finished), Began):
+            while isinstance(bob.report(Began, Finished), Began):
                 pass
             bob.wait()
 
@@ -169,7 +167,7 @@ class _Story:
             say(f"What Ada had stored and not shipped is there as a fork: checkpoint {one.checkpoint_id}.")
         before = self._thread(self.east)
         with started(work, self._task(self.east, "Ada", items=ITEMS)) as ada:
-            refused = _report(ada, Refused, Finished)
+            refused = ada.report(Refused, Finished)
             ada.wait()
         after = self._thread(self.east)
         say(f"Ada starts again in east, and can store nothing: {type(refused).__name__.lower()}.")
@@ -241,12 +239,3 @@ def _first_line(done: Failover) -> str:
 
 def _expected(by_ada: int) -> list[str]:
     return [f"{number} by {'Ada' if number <= by_ada else 'Bob'}" for number in range(1, ITEMS + 1)]
-
-
-def _report(child: Child, *expected: type[T]) -> T:
-    report = child.receive()
-    if isinstance(report, Failed):
-        raise CommandError(report.message, report.exit_code)
-    if not isinstance(report, expected):
-        raise CommandError(f"process {child.pid} ended with {child.wait()} before it was done")
-    return report

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from langgraph_gcs_saver import GCSSaver
 from langgraph_gcs_saver.cli.demo.agent import SERDE, thread_config
-from langgraph_gcs_saver.cli.demo.child import Child, Failed, started
+from langgraph_gcs_saver.cli.demo.child import Child, started
 from langgraph_gcs_saver.cli.demo.deal import (
     MEMBERS,
     Decided,
@@ -97,7 +97,7 @@ def story(stage: Stage) -> dict[str, Any]:
         coordinator = play.coordinate("before merge", PATIENCE)
         act.killed[KILLED] = play.kill(agents[KILLED], KILLED)
         coordinator.answer()
-        decided = _report(coordinator, Decided)
+        decided = coordinator.report(Decided)
         act.committed, act.seconds = decided.set_id, decided.seconds
         if decided.state != "committed":
             raise CommandError(f"set {decided.set_id} was {decided.state}")
@@ -113,7 +113,7 @@ def story(stage: Stage) -> dict[str, Any]:
         plan = play.team.restore(saved, dry_run=True)
         say(f"A dry run: {plan.writes} writes, in one commit")
         play.team.restore(saved)
-        reports = {name: _report(agent, Fenced, Finished) for name, agent in agents.items()}
+        reports = {name: agent.report(Fenced, Finished) for name, agent in agents.items()}
         act.fenced = sum(isinstance(one, Fenced) for one in reports.values())
         say(f"{act.fenced} agents found that they were fenced, and stored nothing.")
         restored = {name: play.state(name) for name in MEMBERS}
@@ -122,7 +122,7 @@ def story(stage: Stage) -> dict[str, Any]:
 
         stage.act(4, "They continue, and finish")
         for agent in [play.start(name, None, 0.0) for name in MEMBERS]:
-            _report(agent, Finished)
+            agent.report(Finished)
         ends = {name: play.state(name) for name in MEMBERS}
         proof = {
             "the coordinator and an agent were killed": (
@@ -163,7 +163,7 @@ class _Deal:
         """Begin a set in a new process, which waits before the commit that decides."""
         task = Task(self.stage.store, self.stage.cipher, self.team.id, timeout=timeout, label=label)
         child = self._started(task)
-        _report(child, Deciding)
+        child.report(Deciding)
         return child
 
     def _started(self, task: Task) -> Child:
@@ -199,15 +199,6 @@ class _Deal:
             if time.monotonic() > end:
                 raise CommandError(f"the story waited {PATIENCE} s until {what}, in vain")
             time.sleep(PACE)
-
-
-def _report(child: Child, *expected: type) -> Any:
-    report = child.receive()
-    if isinstance(report, Failed):
-        raise CommandError(report.message, report.exit_code)
-    if not isinstance(report, expected):
-        raise CommandError(f"process {child.pid} ended with {child.wait()} before it was done")
-    return report
 
 
 def _told(counts: Mapping[str, int]) -> str:

@@ -12,7 +12,7 @@ from typing import Any, cast
 
 from langgraph_gcs_saver import GCSSaver
 from langgraph_gcs_saver.cli.demo.agent import SERDE
-from langgraph_gcs_saver.cli.demo.child import Child, Failed, started
+from langgraph_gcs_saver.cli.demo.child import Child, started
 from langgraph_gcs_saver.cli.demo.stage import Stage
 from langgraph_gcs_saver.cli.demo.turns import TTL, Fenced, Finished, Task, Turns, Waiting, build, work
 from langgraph_gcs_saver.cli.views.terminal import CommandError, open_saver
@@ -116,18 +116,18 @@ def _round(stage: Stage, saver: GCSSaver, *, leased: bool) -> Ended:
         return Task(stage.store, stage.cipher, thread_id, worker, leased, **options)
 
     with started(work, task("Ada", start=start, stop_at=STOP_AT)) as ada:
-        _report(ada, Waiting)
+        ada.report(Waiting)
         _stop(ada, stage, thread_id)
         say(f"Ada (process {ada.pid}) took {STOP_AT - 1} steps, and is stopped in the next one.")
         if leased:
             say(f"Bob waits until Ada's lease has expired, {TTL} seconds after her last beat.")
         with started(work, task("Bob")) as bob:
-            bob_ended = _report(bob, Finished, Fenced)
+            bob_ended = _ended(bob)
             say(f"Bob (process {bob.pid}) continued the thread, and {_TOLD[bob_ended]}.")
         done, checkpoints = _done(saver, thread_id), _checkpoints(saver, thread_id)
         os.kill(ada.pid, signal.SIGCONT)
         ada.answer()
-        ada_ended = _report(ada, Finished, Fenced)
+        ada_ended = _ended(ada)
         say(f"Ada woke up, and {_TOLD[ada_ended]}.")
     after = _checkpoints(saver, thread_id)
     children = Counter(after.values())
@@ -143,13 +143,8 @@ def _round(stage: Stage, saver: GCSSaver, *, leased: bool) -> Ended:
     )
 
 
-def _report(child: Child, *expected: type) -> str:
-    report = child.receive()
-    if isinstance(report, Failed):
-        raise CommandError(report.message, report.exit_code)
-    if not isinstance(report, expected):
-        raise CommandError(f"process {child.pid} ended with {child.wait()} before it was done")
-    return type(report).__name__.lower()
+def _ended(child: Child) -> str:
+    return type(child.report(Finished, Fenced)).__name__.lower()
 
 
 def _stop(child: Child, stage: Stage, thread_id: str) -> None:
