@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import random
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import count
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -15,7 +17,7 @@ import pytest
 from langgraph_gcs_saver import GCSSaver
 from langgraph_gcs_saver.engine.effects import GetDocs
 from langgraph_gcs_saver.engine.interceptors import Interceptor
-from langgraph_gcs_saver.errors import NotPrimaryError, StoreUnavailableError
+from langgraph_gcs_saver.errors import NotPrimaryError, SaverClosedError, StoreUnavailableError
 from langgraph_gcs_saver.format import keys
 from langgraph_gcs_saver.testing.crash import Dying, Plan, cid, config_of, kill, put_arguments
 from langgraph_gcs_saver.testing.kills import process
@@ -68,12 +70,25 @@ def write(order: Order, pipe: Connection) -> None:
 
 
 def ship(order: Order, pipe: Connection) -> None:
-    """Store steps in the source, which ships them by itself."""
+    """Store steps in the source, which ships them by itself, and follow it. A process that is to be killed does not end."""
     options: dict[str, Any] = {"replica": order.target, "interceptors": [order.dying]}
-    with GCSSaver.from_conn_string(order.source, **options) as source:
-        for number in range(order.first, order.first + STEPS):
+    with (
+        GCSSaver.from_conn_string(order.source, **options) as source,
+        GCSSaver.from_conn_string(order.target) as target,
+    ):
+        looks = iter(source.admin.follow(target, every=0.01))
+
+        def follow() -> None:
+            with suppress(NotPrimaryError, SaverClosedError):
+                for _ in looks:
+                    pass
+
+        for number in count(order.first) if order.kill_at else range(order.first, order.first + STEPS):
             source.put(*put_arguments(number, number - 1 or None))
             pipe.send(number)
+            if number == order.first:
+                next(looks)  # The mark covers the first step at least.
+                threading.Thread(target=follow, daemon=True).start()
 
 
 def change(order: Order, pipe: Connection) -> None:
@@ -140,6 +155,7 @@ def _forced(order: Order, kill_at: int) -> None:
         assert done.unreached
         assert done.mark is not None
         covered = {one for one, time in _stored(order.source).items() if time <= done.mark}
+        assert cid(order.first) in covered
         assert covered <= set(_stored(order.target)), "the mark covers what is missing"
         target.put(*put_arguments(91, 1))
     # The source is back, and takes steps until it is fenced.
@@ -176,4 +192,4 @@ def test_kills_at_random(order: Order, seed: int) -> None:
 @pytest.mark.soak
 @pytest.mark.parametrize("seed", range(20))
 def test_losses_at_random(order: Order, seed: int) -> None:
-    _forced(order, random.Random(seed).randint(20, 150))
+    _forced(order, random.Random(seed).randint(60, 300))
