@@ -70,7 +70,7 @@ def write(order: Order, pipe: Connection) -> None:
 
 
 def ship(order: Order, pipe: Connection) -> None:
-    """Store steps in the source, which ships them by itself, and follow it. A process that is to be killed does not end."""
+    """Store steps in the source, which ships them, and follow it. If the process is to be killed, it does not end."""
     options: dict[str, Any] = {"replica": order.target, "interceptors": [order.dying]}
     with (
         GCSSaver.from_conn_string(order.source, **options) as source,
