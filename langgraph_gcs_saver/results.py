@@ -809,8 +809,7 @@ class Failover:
         if self.unreached and self.mark is None:
             lines.append("It is not known what is missing there, because no pass over the outbox has ended.")
         elif self.unreached and self.mark is not None:
-            mark = datetime.fromtimestamp(0, timezone.utc) + timedelta(microseconds=self.mark // 1000)
-            lines.append(f"Nothing that was acknowledged before {mark.isoformat()} is missing there.")
+            lines.append(f"Nothing that was acknowledged before {at_time(self.mark).isoformat()} is missing there.")
         if self.unreached:
             lines.append(
                 f"{self.source} was not fenced, and may still take writes: {self.unreached} Call this again when it "
@@ -1462,9 +1461,9 @@ class ReplicationStatus:
         source_role: The source's role: `primary`, `replica`, `fenced` or `none`; `unreached` if it did not answer.
         target_role: The target's role.
         epoch: The number of the last change of the roles; 0 if there was none.
-        mark: Everything that the source had stored before this time is in the target: seconds since the epoch, by the
-            source's clock. `None` if no pass over the outbox has ended yet.
-        lag: Seconds since the mark, by the source's clock; by the target's if the source did not answer.
+        mark: Everything that the source had stored before this time is in the target: nanoseconds since the epoch, by
+            the source's clock. `None` if no pass over the outbox has ended yet.
+        lag: Seconds since the mark, by the source's clock.
         entries: Entries that the source's outbox has, 1,000 at most.
         is_more: Whether it has more of them.
         oldest: Seconds since the oldest of these entries was stored; `None` if there are none.
@@ -1476,7 +1475,7 @@ class ReplicationStatus:
     source_role: str
     target_role: str
     epoch: int
-    mark: float | None
+    mark: int | None
     lag: float | None
     entries: int
     is_more: bool
@@ -1499,7 +1498,7 @@ class ReplicationStatus:
         elif self.mark is None:
             lines.append("There is no mark: no pass over the outbox has ended yet.")
         else:
-            at = datetime.fromtimestamp(self.mark, timezone.utc).isoformat(timespec="milliseconds")
+            at = at_time(self.mark).isoformat(timespec="milliseconds")
             lines.append(f"The replica has everything until {at}, and is {self.lag:.1f} s behind.")
         if not self.unreached:
             count = f"more than {self.entries:,}" if self.is_more else f"{self.entries:,}"

@@ -289,6 +289,7 @@ def test_a_store_with_threads_becomes_a_primary(uris, here, there):
     invoke(here, "b")
     shipped = here.admin.replicate(there)
     assert (shipped.threads, shipped.failures, shipped.forks) == (2, (), ())
+    assert shipped.mark == here.admin.replication(there).mark
     assert "2 threads" in str(shipped)
     same(here, there, "a", "b")
     status = here.admin.replication(there)

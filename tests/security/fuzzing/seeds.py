@@ -192,7 +192,7 @@ def handle(saver: GCSSaver, raw: LocalRaw) -> None:
     # Of a replica that has lost its role: the store takes what is stored.
     (entry,) = regions.changes([Delete(keys.checkpoint_doc("t", "", cid(NEWEST)))]).entries(["0a1b2c3d4e5f"])
     raw.set_document(entry.name, dict(entry.write.fields))
-    raw.set_document(keys.ship_doc("t"), {"count": 1, "mark": LATER})
+    raw.set_document(keys.ship_doc("t"), {"token": "0a1b2c3d4e5f", "mark": LATER})
     raw.set_document(keys.MARK, {"mark": LATER})
     thread.blobs.put(b"content of a blob")
     FirestoreCache(saver).set({(("node",), "key"): ([1, {"a": None}], None)})
