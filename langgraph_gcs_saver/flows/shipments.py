@@ -317,7 +317,7 @@ class Shipment:
             Overtaken: Another writer was faster. Make another try.
         """
         if self.target is None:
-            yield from self._delete_thread()
+            yield from self._delete_thread(is_entered=False)
 
     def everything(self) -> Flow[list[str]]:
         """Store all that the source has, where the target lacks it or, if the source's version wins, differs.
