@@ -553,7 +553,7 @@ class Shipment:
             yield from self._must([Delete(tomb) for tomb in page])
 
     def _keep(self) -> Flow[None]:
-        """Let the source get what it has changed or deleted, as the primary has it, by entries of its outbox.
+        """Let the source get what it has changed or deleted, as the primary keeps it, by entries of an outbox.
 
         The primary's own entry may have been shipped before the source made its change.
         """
