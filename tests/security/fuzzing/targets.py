@@ -66,7 +66,7 @@ def driven(flow: Any, stored: Mapping[str, bytes]) -> Any:
             case GetBlob():
                 found = stored.get(effect.name)
                 return None if found is None else found[effect.start :][: effect.length]
-            case InBucket(mirror=True):
+            case InBucket():
                 return None
             case Gather():
                 return tuple(map(answer, effect.effects))
