@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import count
+from itertools import count, islice
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -71,24 +71,26 @@ def write(order: Order, pipe: Connection) -> None:
 
 def ship(order: Order, pipe: Connection) -> None:
     """Store steps in the source, which ships them, and follow it. If the process is to be killed, it does not end."""
-    options: dict[str, Any] = {"replica": order.target, "interceptors": [order.dying]}
     with (
-        GCSSaver.from_conn_string(order.source, **options) as source,
+        GCSSaver.from_conn_string(order.source) as first,
+        GCSSaver.from_conn_string(order.source, replica=order.target, interceptors=[order.dying]) as source,
         GCSSaver.from_conn_string(order.target) as target,
     ):
-        looks = iter(source.admin.follow(target, every=0.01))
+        # The mark covers the first step at least.
+        first.put(*put_arguments(order.first, order.first - 1 or None))
+        next(iter(first.admin.follow(target)))
+        pipe.send(order.first)
 
         def follow() -> None:
             with suppress(NotPrimaryError, SaverClosedError):
-                for _ in looks:
+                for _ in source.admin.follow(target, every=0.01):
                     pass
 
-        for number in count(order.first) if order.kill_at else range(order.first, order.first + STEPS):
-            source.put(*put_arguments(number, number - 1 or None))
+        threading.Thread(target=follow, daemon=True).start()
+        numbers = count(order.first + 1)
+        for number in numbers if order.kill_at else islice(numbers, STEPS - 1):
+            source.put(*put_arguments(number, number - 1))
             pipe.send(number)
-            if number == order.first:
-                next(looks)  # The mark covers the first step at least.
-                threading.Thread(target=follow, daemon=True).start()
 
 
 def change(order: Order, pipe: Connection) -> None:
