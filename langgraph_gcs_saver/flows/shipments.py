@@ -553,7 +553,7 @@ class Shipment:
             yield from self._must([Delete(tomb) for tomb in page])
 
     def _keep(self) -> Flow[None]:
-        """Let the source get what it has changed or deleted, as the primary keeps it, by entries of an outbox.
+        """Add entries to the primary's outbox, so that the source gets the versions that the primary keeps.
 
         The primary's own entry may have been shipped before the source made its change.
         """
