@@ -299,12 +299,10 @@ class Shipment:
         deleted = {entry.changed for entry in entries if entry.what == "delete"} - {self.thread}
         gone, replaced = yield from self._gone(deleted)
         yield from self._delete([name for name in changed if name in gone | replaced])
-        if any(map(_is_checkpoint, deleted - gone)):
-            yield from self._clean()  # Before their documents get other content.
-        yield from self.store([name for name in changed if name not in gone])
-        if any(map(_is_checkpoint, gone)):
-            yield from self._flush()
+        if any(map(_is_checkpoint, deleted)):
+            # Before the checkpoints, or their pending writes, come again under the same names.
             yield from self._clean()
+        yield from self.store([name for name in changed if name not in gone])
         yield from self._keep()
         yield from self._end(mark)
         yield from self._delete_thread(is_entered=any(entry.changed == self.thread for entry in entries))

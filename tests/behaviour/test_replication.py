@@ -14,6 +14,8 @@ from langgraph.graph import END, START, StateGraph
 from langgraph_gcs_saver import GCSSaver, compensation
 from langgraph_gcs_saver import run as run_graph
 from langgraph_gcs_saver.engine.effects import Commit, Delete, DeleteBlobs, Flow, GetDocs, Merge, PutBlob, QueryDocs
+from langgraph_gcs_saver.engine.effects import Commit, DeleteBlobs, Flow, Merge, PutBlob, QueryDocs
+from langgraph_gcs_saver.engine.interceptors import Interceptor
 from langgraph_gcs_saver.engine.runner import arun, run
 from langgraph_gcs_saver.errors import CheckpointCorruptError, DamageError, NotPrimaryError, StoreError, WrongKeyError
 from langgraph_gcs_saver.flows import replication, shipments
@@ -101,6 +103,39 @@ def test_a_recreated_thread_of_which_nothing_was_shipped_in_between(opened: Open
     ship(source, target)
     assert everything(target) == everything(source)
     assert replicated(target) == replicated(source)
+
+
+class Between(Interceptor):
+    """Does something else before the first commit that stores checkpoints of a thread, once `other` is set."""
+
+    other: Callable[[], object] | None = None
+
+    def around(self, effect: Any, perform: Any) -> Any:
+        is_put = isinstance(effect, Commit) and any(write.name.startswith(COPIES) for write in effect.writes)
+        if is_put and self.other is not None:
+            other, self.other = self.other, None
+            other()
+        return perform(effect)
+
+
+COPIES = f"{keys.checkpoints('copy')}/"
+
+
+def test_a_thread_that_is_copied_again_keeps_its_pending_writes(opened: Open) -> None:
+    between = Between()
+    source, target = opened(interceptors=[between]), opened()
+    begin(source, target)
+    fill(source)
+    source.admin.copy_thread("t", "copy")
+    ship(source, target)
+    source.delete_thread("copy")
+    # The pending writes of a copy have the same names each time, and come before their checkpoints.
+    between.other = lambda: ship(source, target)
+    source.admin.copy_thread("t", "copy")
+    assert between.other is None
+    ship(source, target)
+    assert replicated(target) == replicated(source)
+    assert everything(target, "copy") == everything(source, "copy")
 
 
 def test_a_shipper_that_comes_after_another_one_leaves_nothing_of_a_deleted_thread(opened: Open) -> None:
