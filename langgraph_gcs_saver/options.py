@@ -109,6 +109,11 @@ class Options:
             calls that store objects raise `StoreUnavailableError`. Reads use the mirror if the bucket has no such
             object, has other bytes, or does not answer. All savers of a store must name its mirror. `None` keeps
             objects in one bucket. Only a `gs://` store can have a mirror.
+        replica: The connection string of the store that `langgraph-gcs replicate` has made this store's replica. The
+            saver ships what it has stored there, in the background, and `close` waits for it for 3 seconds at most.
+            What is left then, or when the process crashes, is shipped by `langgraph-gcs replicate --follow`. The first
+            call that stores something raises `InvalidOptionError` if this store has another replica, or none. The
+            replica gets the saver's credentials and `cipher`.
         timeout: Seconds until a call to a service that does not answer raises `StoreUnavailableError`.
         max_threads: Threads, and connections to Cloud Storage, of one saver.
         on_event: Called with every `langgraph_gcs_saver.events.Event`; `saver.subscribe` adds further handlers.
@@ -135,6 +140,7 @@ class Options:
     objective: RTO | None = None
     labels: Collection[str] = ()
     mirror: str | None = None
+    replica: str | None = None
     timeout: float = 30.0
     max_threads: int = 16
     on_event: EventHandler | Sink | None = None

@@ -1463,7 +1463,7 @@ class ReplicationStatus:
         epoch: The number of the last change of the roles; 0 if there was none.
         mark: Everything that the source had stored before this time is in the target: nanoseconds since the epoch, by
             the source's clock. `None` if no pass over the outbox has ended yet.
-        lag: Seconds since the mark, by the source's clock.
+        lag: Seconds since the mark, by the source's clock; by the target's if the source did not answer.
         entries: Entries that the source's outbox has, 1,000 at most.
         is_more: Whether it has more of them.
         oldest: Seconds since the oldest of these entries was stored; `None` if there are none.

@@ -39,6 +39,7 @@ MAX_TRIES = 16
 
 _HEADS_BYTES = 32 << 20
 _TIPS_BYTES = 4 << 20
+_NAMES_BYTES = 1 << 20
 
 WRITES_BYTES = 4 << 20
 """The maximum size of the pending writes that a process remembers, if the cache of values may be as large."""

@@ -25,7 +25,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Literal
 
-from langgraph_gcs_saver.engine.effects import Commit, Create, Docs, Emit, Flow, Gather, GetDocs, On, QueryDocs
+from langgraph_gcs_saver.engine.effects import Commit, Docs, Emit, Flow, Gather, GetDocs, On
 from langgraph_gcs_saver.errors import ConflictError, InvalidInputError, StoreError
 from langgraph_gcs_saver.events import RoleChanged
 from langgraph_gcs_saver.flows.context import MAX_TRIES, Context
@@ -111,7 +111,7 @@ def planned(pair: Pair, context: Context) -> Flow[Failover]:
 
     Raises:
         ConflictError: Other processes kept changing the roles.
-        InvalidInputError: The stores do not replicate to each other, or `replicate` has not ended.
+        InvalidInputError: The stores do not replicate to each other, or the target is not complete yet.
         GCSSaverError: Something could not be shipped. The source stays fenced: call again, or `taken_back`.
     """
     shipped = Shipped()
@@ -119,20 +119,15 @@ def planned(pair: Pair, context: Context) -> Flow[Failover]:
         source, target = yield from _replicated(pair)
         if target.outranks(source):
             return (yield from _merged(pair, "failover", shipped, context))
-        if keys.MARK not in target.docs:
-            raise InvalidInputError(
-                f"{pair.target!r} may lack what {pair.source!r} had before the replication began, because no call of "
-                "`replicate` has ended. Nothing was changed. Call `replicate` (`langgraph-gcs replicate`) until it has "
-                "shipped everything."
-            )
         if target.role.is_primary:
             # Both were promoted by force, the source last.
             yield from _changed(target, _overruled(target, source), "failover")
             continue
         if regions.is_incomplete(target.docs.get(keys.MARK)):
             raise InvalidInputError(
-                f"{pair.target!r} lacks what {pair.source!r} had before it was replicated. Nothing was changed. Complete "
-                "the replication first (`langgraph-gcs replicate`), or give up what is missing (`--force`)."
+                f"{pair.target!r} may lack what {pair.source!r} had before the replication began, because no call of "
+                "`replicate` has ended. Nothing was changed. Call `replicate` (`langgraph-gcs replicate`) until it has "
+                "shipped everything."
             )
         epoch = source.role.epoch
         if source.role.is_primary or epoch <= target.role.epoch:
@@ -233,20 +228,8 @@ def _merged(pair: Pair, cause: Cause, shipped: Shipped, context: Context) -> Flo
             continue
         if target.role.unmerged and not (yield from _changed(target, replace(target.role, unmerged=False), cause)):
             continue
-        if cause == "failover" and keys.MARK not in source.docs:
-            yield from _begin_mark(target)
         return _result(pair, target, shipped)
     raise _kept_changing(pair)
-
-
-def _begin_mark(target: _Store) -> Flow[None]:
-    """Note that the source has everything that the target had when it was promoted, unless it lacks some of it.
-
-    So it can become the primary again without comparing both stores.
-    """
-    if not (yield from On(TARGET, QueryDocs(keys.OUTBOX, limit=1, mask=()))):
-        mark = min(target.docs[one].update_time for one in regions.ROLES)
-        yield from On(SOURCE, Commit((Create(keys.MARK, {"mark": mark}),)))
 
 
 def _ship_all(context: Context) -> Flow[Shipped]:

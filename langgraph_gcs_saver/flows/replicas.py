@@ -126,7 +126,7 @@ def status(pair: Pair) -> Flow[ReplicationStatus]:
         target_role=_name(theirs),
         epoch=max((role.epoch for role in (ours, theirs) if role is not None), default=0),
         mark=mark,
-        lag=_seconds(mark, here.read_time),
+        lag=_seconds(mark, now),
         entries=min(len(found), MOST_ENTRIES),
         is_more=len(found) > MOST_ENTRIES,
         oldest=_seconds(oldest, now),

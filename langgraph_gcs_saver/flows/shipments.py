@@ -78,7 +78,7 @@ from langgraph_gcs_saver.format.manifest import (
     kind_of,
     runs_of,
 )
-from langgraph_gcs_saver.format.regions import DIGITS, Entry, entry_of, role_of
+from langgraph_gcs_saver.format.regions import DIGITS, Entry, What, entry_of, role_of
 from langgraph_gcs_saver.format.registry import Collection
 from langgraph_gcs_saver.records import record
 from langgraph_gcs_saver.results import CollectPlan, ForkFound
@@ -250,8 +250,11 @@ class Shipment:
         self.time = there[self.ship].update_time
         self.own = here[self.ship].update_time if self.ship in here else None
         if role in there:
+            found = role_of(there[role])
             self._role_time = there[role].update_time
-            self.wins = self.wins and not role_of(there[role]).is_primary
+            self.epoch = found.epoch
+            self._is_primary = found.is_primary
+            self.wins = self.wins and not found.is_primary
         self._started = yield from Now()
         self.source, self.target = here.get(self.thread), there.get(self.thread)
         self.active = here.get(self._active), there.get(self._active)
@@ -611,8 +614,7 @@ class Shipment:
         keeps = not (self.wins and is_entered) or (yield from entries_of(self.segment))[0]
         if keeps and (yield from list_docs(self.thread, _is_replicated)):
             return
-        blobs: list[BlobInfo] = yield from On(SOURCE, ListBlobs(f"{self.segment}/", limit=1))
-        if blobs:
+        if (yield from at(SOURCE, list_page(f"{self.segment}/", limit=1))):
             return
         if self.thread_id is not None and self.target is not None:
             # Sets and leases of a replica are what is left of the time when it was the primary. They stop no deletion.

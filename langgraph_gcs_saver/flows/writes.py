@@ -507,8 +507,8 @@ def read_writes(
         blobs = yield from Gather(tuple(GetBlob(name, length=stub.fetched) for name, stub in stubs.values()))
         for ((checkpoint_id, number), (name, stub)), stored in zip(stubs.items(), blobs, strict=True):
             doc = opened[checkpoint_id][number][0]
-            function = partial(_open_stub, doc, name, stub, stored, codec)
-            opened[checkpoint_id][number] = yield from Compute(function, size=stub.size)
+            open_ = partial(_open_stub, doc, name, stub, codec=codec)
+            opened[checkpoint_id][number] = yield from mirrors.opened(name, stub, stored, open_)
     keep = None if context is None or stubs else context
     found = {checkpoint_id: _merged(_parse_each(own, keep)) for checkpoint_id, own in opened.items()}
     yield from report_clear(codec)

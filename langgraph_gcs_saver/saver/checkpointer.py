@@ -99,7 +99,7 @@ class GCSSaver(Connection, BaseCheckpointSaver[str]):
         options: See `langgraph_gcs_saver.options.Options`: `incremental`, `full_every`, `zstd_level`, `dictionary`,
             `cache_max_bytes`, `inline_max_bytes`, `cipher`, `accept_clear`, `clear_metadata`, `verify`,
             `on_corruption`, `max_value_bytes`, `retention`, `ttl`, `writers`, `stop_on`, `objective`, `labels`,
-            `mirror`, `timeout`, `max_threads`, `on_event`, `interceptors`.
+            `mirror`, `replica`, `timeout`, `max_threads`, `on_event`, `interceptors`.
 
     Raises:
         InvalidURIError: The bucket, prefix or root is not a legal name. Pass a connection string to `from_conn_string`.

@@ -26,6 +26,7 @@ from langgraph_gcs_saver.events import EventHandler, Sink, Subscribers
 from langgraph_gcs_saver.flows import places, roles
 from langgraph_gcs_saver.flows.cache import ByteCache
 from langgraph_gcs_saver.flows.context import WRITES_BYTES, Binding, Context, Loads, Place
+from langgraph_gcs_saver.flows.roles import Region
 from langgraph_gcs_saver.format.frames import Codec
 from langgraph_gcs_saver.format.serialization import loads
 from langgraph_gcs_saver.format.trained import Dictionaries
@@ -111,7 +112,7 @@ class Connection:
                 bucket=name, prefix=prefix, project=project, database=database, root=root, mirror=chosen.mirror
             )
             place = Place(name, f"{prefix}/" if prefix else "", chosen.mirror)
-            stores = clients.open_google(
+            stores = google = clients.open_google(
                 address,
                 chosen,
                 bucket=bucket,
@@ -120,12 +121,12 @@ class Connection:
                 on_retry=self._subscribers.emit,
                 on_read=self._subscribers.emit,
             )
+            self._address = clients.resolved(address, google[0])
         elif chosen.mirror is not None:
             raise InvalidOptionError(
                 f"mirror is {chosen.mirror!r}; only a store in a bucket (gs://…) has a mirror. Leave it out: the "
                 "embedded store and the store in memory keep objects in one place."
             )
-            self._address = clients.resolved(address, google[0])
         self._contexts = PerProcess(partial(_new_context, chosen, place, self._companions))
         self._backend = Backend(
             *stores,

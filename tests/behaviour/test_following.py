@@ -361,7 +361,7 @@ def test_what_is_older_than_the_replication_is_missing_until_all_was_compared(he
     with pytest.raises(Crash):
         here.admin.replicate(there)
     crashing.left = sys.maxsize
-    with pytest.raises(InvalidInputError, match="lacks what"):
+    with pytest.raises(InvalidInputError, match="no call of `replicate` has ended"):
         here.admin.failover(there)
     invoke(here, "new")
     assert next(iter(here.admin.follow(there))).threads == 1

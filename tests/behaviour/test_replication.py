@@ -14,7 +14,6 @@ from langgraph.graph import END, START, StateGraph
 from langgraph_gcs_saver import GCSSaver, compensation
 from langgraph_gcs_saver import run as run_graph
 from langgraph_gcs_saver.engine.effects import Commit, Delete, DeleteBlobs, Flow, GetDocs, Merge, PutBlob, QueryDocs
-from langgraph_gcs_saver.engine.effects import Commit, DeleteBlobs, Flow, Merge, PutBlob, QueryDocs
 from langgraph_gcs_saver.engine.interceptors import Interceptor
 from langgraph_gcs_saver.engine.runner import arun, run
 from langgraph_gcs_saver.errors import CheckpointCorruptError, DamageError, NotPrimaryError, StoreError, WrongKeyError

@@ -635,7 +635,6 @@ class Run:
         ways = [""]
         if isinstance(effect, Pause) and self.process.patient and self._sees_the_same(world):
             ways = []  # It waits until another process has changed what it waits for.
-        if isinstance(leaf(effect), Commit) and self.lost:
         if isinstance(act(effect), Commit) and self.lost:
             ways += ["answer lost", "sent twice"]
         if isinstance(effect, Turn):
@@ -649,7 +648,6 @@ class Run:
     def _sees_the_same(self, world: World) -> bool:
         asked = self.node.parent
         assert asked is not None
-        assert isinstance(leaf(asked.effect), GetDocs), "a pause that waits for something else than a document"
         assert isinstance(act(asked.effect), GetDocs), "a pause that waits for something else than a document"
         return freeze(world.perform(asked.effect, 0)[0]) == freeze(self.node.answer)
 
@@ -781,16 +779,10 @@ def _told(trace: Any) -> str:
     return "\n".join(reversed(lines))
 
 
-def leaf(effect: Effect[Any] | None) -> Effect[Any] | None:
-    """An effect without the name of the store that performs it."""
-    return effect.effect if isinstance(effect, On) else effect
-
-
 def brief(effect: Effect[Any] | None) -> str:
     """An effect in a line."""
     match effect:
         case On():
-            return f"{effect.store}: {brief(effect.effect)}"
             return f"at {effect.store}: {brief(effect.effect)}"
         case Commit():
             return "Commit " + ", ".join(

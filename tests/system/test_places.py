@@ -204,6 +204,7 @@ CALLS = {
     "prune": lambda tools: ((["t"],), {}),
     "copy_thread": lambda tools: (("t", "copy"), {}),
     "transfer_thread": lambda tools: (("t", tools.elsewhere), {}),
+    "warm": lambda _: ((["t"],), {}),
     "replicate": lambda tools: ((tools.elsewhere,), {}),
     "replication": lambda tools: ((tools.elsewhere,), {}),
     "reconcile": lambda tools: ((tools.elsewhere,), {}),

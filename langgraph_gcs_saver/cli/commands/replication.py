@@ -69,7 +69,8 @@ def replicate(
 
     With --json it prints one line when it has shipped everything, and one for each later look that has shipped
     something. Without --follow, the exit code is 4 if a thread could not be shipped. With --follow, the command exits
-    with 10 when --to becomes the primary: replicate in the other direction then.
+    with 10 when --to becomes the primary: replicate in the other direction then. SIGTERM ends --follow with 143, and
+    Ctrl-C with 130. Nothing is lost then.
 
     Example: langgraph-gcs replicate --follow --store "gs://eu?project=p&database=eu" --to "gs://us?project=p&database=us"
     """
@@ -102,7 +103,8 @@ def status(
     """Show the roles of both stores, how far the replica is behind, and what waits to be shipped.
 
     With --most, a scheduler can raise an alarm: the exit code is 4 if the replica is behind by more, or has no mark, or
-    if --store is not the primary, or --to not its replica.
+    if --store is not the primary, or --to not its replica. If --store does not answer, the exit code is 7, and the
+    status is what --to knows of it.
 
     Example: langgraph-gcs replication status --most 1m --store file:///home/me/store --to file:///mnt/other/store
     """
@@ -112,6 +114,8 @@ def status(
         print_json(asdict(found))
     else:
         print_lines(str(found).splitlines())
+    if found.unreached:
+        raise CommandError("--store cannot be reached.", UNREACHED)
     if most is None:
         return
     if not found.is_replicating:

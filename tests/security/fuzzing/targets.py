@@ -67,7 +67,7 @@ def driven(flow: Any, stored: Mapping[str, bytes]) -> Any:
                 found = stored.get(effect.name)
                 return None if found is None else found[effect.start :][: effect.length]
             case InBucket():
-                return None
+                return None  # There is no mirror.
             case Gather():
                 return tuple(map(answer, effect.effects))
         raise AssertionError(effect)
