@@ -4,10 +4,9 @@
 of a replicated collection (`format.registry`), it requires the role as the process has seen it, and adds the entries of
 the outbox (`format.regions`). So no commit of a primary that was fenced is applied, however late it arrives.
 
-A process looks for a role once, in the round in which it checks the place of its store. In a store without a place, it
-looks before its first commit, so a process that only reads does not look. If the store has none, its flows are
-performed as they are from then on. So processes that were running when a replication began know nothing of it until
-they are restarted.
+A process looks for a role once, with its first read of documents. If the store has none, its flows are performed as
+they are from then on. So processes that were running when a replication began know nothing of it until they are
+restarted.
 """
 
 from __future__ import annotations
@@ -209,7 +208,7 @@ def _perform(region: Region, effect: Effect[Any]) -> Flow[Any]:
     if not region.is_known:
         if any(isinstance(leaf, Commit) for leaf in leaves):
             region.begin((yield from GetDocs((FIRST_ROLE,))))
-        elif any(map(_checks_place, leaves)):
+        elif any(isinstance(leaf, GetDocs) for leaf in leaves):
             return (yield from _looking(region, effect, leaves))
     if not region.is_replicated or not any(isinstance(leaf, (Commit, PutBlob)) for leaf in leaves):
         return (yield from effect)
@@ -217,13 +216,9 @@ def _perform(region: Region, effect: Effect[Any]) -> Flow[Any]:
     return results if isinstance(effect, Gather) else results[0]
 
 
-def _checks_place(leaf: Effect[Any]) -> bool:
-    return isinstance(leaf, GetDocs) and keys.PLACE in leaf.names
-
-
 def _looking(region: Region, effect: Effect[Any], leaves: tuple[Effect[Any], ...]) -> Flow[Any]:
-    """Perform an effect that checks the store's place, with the first look at the role in the same read."""
-    at = next(number for number, leaf in enumerate(leaves) if _checks_place(leaf))
+    """Perform an effect, with the first look at the role in one of its reads of documents."""
+    at = next(number for number, leaf in enumerate(leaves) if isinstance(leaf, GetDocs))
     read: Any = leaves[at]
     wider = (*leaves[:at], replace(read, names=(*read.names, FIRST_ROLE)), *leaves[at + 1 :])
     is_alone = not isinstance(effect, Gather)

@@ -355,7 +355,7 @@ class Sealing(CrashingSaver):
         (
             with_fault(LateUploads),
             "put with objects",
-            r"effect 2 \(Commit\).*after the crash.*000000000005.* is damaged",
+            r"effect 1 \(Commit\).*after the crash.*000000000005.* is damaged",
         ),
         (with_fault(TornCommits), "put_writes", r"effect 2 \(Commit\).*after the crash.* has another writes"),
         (with_fault(DroppedWrite), "put_writes", "not stopped.*after the call.* has another writes"),

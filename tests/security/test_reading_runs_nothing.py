@@ -90,8 +90,8 @@ COMMANDS: Mapping[str, list[str | tuple[str, int]]] = {
     "pull": ["t STORE file://FILES/pulled", "tagged STORE file://FILES/pulled --json"],
     "push": ["t STORE file://FILES/pushed", "named STORE file://FILES/pushed --json"],
     "replicate": ["--to file://FILES/replica", "--to file://FILES/replica --json"],
-    "replication status": ["--to file://FILES/replica", "--to file://FILES/replica --json"],
-    "replication reconcile": [("--to file://FILES/replica", 2)],  # not begun
+    "replication status": [("--to file://FILES/replica", 7)],  # There is no replica; the methods below have one.
+    "replication reconcile": [("--to file://FILES/replica", 7)],
     "failover": [("--to file://FILES/replica --dry-run", 7), ("--to file://FILES/replica --yes", 7)],  # as above
     "export": ["t FILES/t.tar --yes", "tagged FILES/tagged.tar --json"],
     "import": ["FILES/hostile.tar --store file://FILES/new", "FILES/hostile.tar --as another"],

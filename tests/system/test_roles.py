@@ -171,7 +171,7 @@ def _without_a_look(flow: Any, region: roles.Region) -> Any:
 def test_a_store_without_a_role_is_asked_for_nothing_more(
     open_saver: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A process looks once, in the round of the check of the place, or before its first commit."""
+    """The look for a role joins the first read of a process."""
     found = []
     for name in ("as it is", "without"):
         if name == "without":
@@ -179,7 +179,7 @@ def test_a_store_without_a_role_is_asked_for_nothing_more(
         count = CountingInterceptor()
         rounds: list[Any] = []
         with open_saver(None, name, interceptors=[count]) as saver, open_saver(None, f"{name}, other") as other:
-            put(saver, 1, {"v": 1}, thread="first")
+            saver.get_tuple(cfg())
             (tmp_path / f"{name}, files").mkdir()
             for method, call in _calls(saver, tmp_path / f"{name}, files", other):
                 count.clear()

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from langgraph_gcs_saver import GCSSaver
-from langgraph_gcs_saver.engine.effects import GetBlob, GetDocs, ListBlobs, ListCollections, QueryDocs
+from langgraph_gcs_saver.engine.effects import Docs, GetBlob, GetDocs, ListBlobs, ListCollections, QueryDocs
 from langgraph_gcs_saver.engine.interceptors import Interceptor
 from langgraph_gcs_saver.errors import InvalidOptionError, UnsupportedFormatError, WrongKeyError
 from langgraph_gcs_saver.flows import survey
@@ -594,7 +594,7 @@ class FlippingOnce(Interceptor):
             case QueryDocs():
                 return [self._doc(doc) for doc in result]
             case GetDocs():
-                return {name: self._doc(doc) for name, doc in result.items()}
+                return Docs(map(self._doc, result.values()), result.read_time)
             case GetBlob(name) if result and self._is_first(name):
                 return flip(result)
         return result
