@@ -161,7 +161,7 @@ CheckFinding = RefFinding | GraphChanged
 
 _ENCRYPTS = "encrypts {} documents that the cipher does not vouch for: anyone could have put them there"
 
-Action = Literal["re-encode", "mirror", "set aside", "mend", "forget", "leave"]
+Action = Literal["re-encode", "mirror", "set aside", "fix", "forget", "leave"]
 
 
 @record(frozen=True, slots=True, kw_only=True)
@@ -171,7 +171,7 @@ class RepairStep:
     Attributes:
         action: `re-encode`: a value was found elsewhere, and is stored again for the checkpoints that lost it.
             `mirror`: an object is copied to the bucket that lacks it, or has other bytes. `set aside`: a document that
-            cannot be read moves to the thread's `lg_aside` collection, which no listing reads. `mend`: fields or
+            cannot be read moves to the thread's `lg_aside` collection, which no listing reads. `fix`: fields or
             documents that queries use are corrected. `forget`: a missing checkpoint is no longer expected, or a damaged
             document about a turn is deleted, and the reason says what is lost. `leave`: no repair is possible without
             doing harm.

@@ -179,7 +179,7 @@ def repair(*, dry_run: bool, context: Context) -> Flow[RepairPlan]:
             clear += is_clear
             reason = f"{one.reason}; the other object has it" if whole else f"{one.reason}, and so is the other object"
             reason = f"{one.reason}; it is encrypted" if is_clear else reason
-            steps.append(RepairStep(action="mend" if whole else "leave", name=one.name, reason=reason))
+            steps.append(RepairStep(action="fix" if whole else "leave", name=one.name, reason=reason))
             todo += [(first, one.name) for first in whole[:1]]
     if clear and not dry_run:
         yield from Emit(ClearTextEncrypted(thread_id="", documents=clear))

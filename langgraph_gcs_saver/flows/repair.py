@@ -192,7 +192,7 @@ def _plan(found: Survey, loads: Loads, dumps: Dumps, context: Context) -> Flow[_
     plan = _Plan(found)
     if found.deleting:
         if found.is_abandoned:  # The next pass plans the rest.
-            step = partial(RepairStep, action="mend", name=keys.thread_doc(found.thread_id))
+            step = partial(RepairStep, action="fix", name=keys.thread_doc(found.thread_id))
             plan.steps.append(step(reason="the mark of a deletion that crashed or never began is removed"))
         return plan
     deltas = found.deltas()
@@ -237,7 +237,7 @@ def _plan(found: Survey, loads: Loads, dumps: Dumps, context: Context) -> Flow[_
     for name, right in found.hints.items():
         if name not in plan.aside:
             reason = f"{' and '.join(sorted(right))} as in its manifest"
-            plan.steps.append(_step(found, name, action="mend", reason=reason))
+            plan.steps.append(_step(found, name, action="fix", reason=reason))
     for name, exposed in found.exposed.items():
         if name not in plan.aside:
             reason = f"its filter differs from its metadata in {', '.join(map(repr, exposed))}, not in clear_metadata: "
@@ -247,7 +247,7 @@ def _plan(found: Survey, loads: Loads, dumps: Dumps, context: Context) -> Flow[_
         reason = f"{LEFT_CLEAR}: prune the checkpoint, or migrate the thread"
         plan.steps.append(_step(found, name, action="leave", reason=reason))
     plan.steps += [
-        RepairStep(action="mend", name=name, reason=f"run {run!r} wrote to the thread")
+        RepairStep(action="fix", name=name, reason=f"run {run!r} wrote to the thread")
         for name, run in found.runs.items()
     ]
     for name, from_mirror in (yield from remirror.sources_of(found, context)).items():
@@ -256,13 +256,13 @@ def _plan(found: Survey, loads: Loads, dumps: Dumps, context: Context) -> Flow[_
         action: Action = "leave" if from_mirror is None else "mirror"
         plan.steps.append(RepairStep(action=action, name=name, reason=found.copies[name].reason))
     if found.headless:
-        plan.steps.append(RepairStep(action="mend", name=keys.thread_doc(found.thread_id), reason="it is missing"))
+        plan.steps.append(RepairStep(action="fix", name=keys.thread_doc(found.thread_id), reason="it is missing"))
     if found.names_another:
         reason = "it names another thread"
-        plan.steps.append(RepairStep(action="mend", name=keys.thread_doc(found.thread_id), reason=reason))
+        plan.steps.append(RepairStep(action="fix", name=keys.thread_doc(found.thread_id), reason=reason))
     if found.fence is not None:
         reason = f"{found.fence}: the lease is ended"
-        plan.steps.append(RepairStep(action="mend", name=keys.fence_doc(found.thread_id), reason=reason))
+        plan.steps.append(RepairStep(action="fix", name=keys.fence_doc(found.thread_id), reason=reason))
     for name, heir in found.lost.items():
         if name not in plan.aside:
             reason = f"its child {heir!r} is missing and cannot be recovered"

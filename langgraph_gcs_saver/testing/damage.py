@@ -338,7 +338,7 @@ class DamagedThread:
         try:
             yield
         finally:
-            self._mend(damage)
+            self._repair_copy(damage)
 
     def _commit(self, writes: Sequence[Write]) -> None:
         if writes and self._documents.commit(Commit(tuple(writes))) is None:
@@ -349,7 +349,7 @@ class DamagedThread:
         if data is not None:
             self._blobs.put_blob(PutBlob(name, data))
 
-    def _mend(self, damage: Damage) -> None:
+    def _repair_copy(self, damage: Damage) -> None:
         for name, fields in damage.docs.items():
             doc = self.image.docs[name]
             if fields is None and f"/{keys.WRITES}/" in name:
@@ -361,8 +361,8 @@ class DamagedThread:
                 self._commit([Merge(name, doc.fields, remove=removed)])
         for name in damage.blobs:
             self._set_blob(name, self.image.blobs[name])
-        mended = self._documents.get_docs(GetDocs(tuple(damage.docs))) if damage.docs else {}
-        if any(name not in mended or mended[name].fields != self.image.docs[name].fields for name in damage.docs):
+        restored = self._documents.get_docs(GetDocs(tuple(damage.docs))) if damage.docs else {}
+        if any(name not in restored or restored[name].fields != self.image.docs[name].fields for name in damage.docs):
             raise WrongAnswer(f"{damage.what}: a document was restored, but is not as it was")
         if any(self._blobs.get_blob(GetBlob(name)) != self.image.blobs[name] for name in damage.blobs):
             raise WrongAnswer(f"{damage.what}: an object was restored, but is not as it was")

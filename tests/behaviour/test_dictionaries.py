@@ -149,7 +149,7 @@ def test_one_damaged_object_is_found_and_restored(store, cipher, trained, writte
         (finding,) = saver.admin.verify()
         assert (finding.name, finding.kind) == (name, "missing" if how == "missing" else "corrupt")
         (plan,) = saver.admin.plan_repair()
-        assert [(step.action, step.name) for step in plan.steps] == [("mend", name)]
+        assert [(step.action, step.name) for step in plan.steps] == [("fix", name)]
         assert saver.admin.carry_out(plan) == plan
         assert list(saver.admin.verify(depth="data")) == []
         assert saver.admin.repair() == []
@@ -272,7 +272,7 @@ def test_repair_encrypts_one_in_clear(store, trained):
         new = put(saver, "new")
         (plan,) = saver.admin.plan_repair()
         assert [(step.action, step.name) for step in plan.steps] == [
-            ("mend", name) for name in keys.dictionary_blobs(trained)
+            ("fix", name) for name in keys.dictionary_blobs(trained)
         ]
         assert plan.clear == 2
         events.clear()

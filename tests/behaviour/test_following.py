@@ -529,11 +529,11 @@ def test_a_follower_waits_for_a_store_that_does_not_answer(here, there):
     there._backend.intercept(fault)
     fault.set(DOWN, Commit)
 
-    def mend(event):
+    def repair(event):
         if isinstance(event, ReplicationFailed):
             fault.set(None)
 
-    here.subscribe(mend)
+    here.subscribe(repair)
     (shipped,) = islice(here.admin.follow(there, every=0.01), 1)
     assert shipped.threads == 1
     (failed,) = of_kind(events, ReplicationFailed)

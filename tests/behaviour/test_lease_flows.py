@@ -641,7 +641,7 @@ def test_a_repair_ends_a_lease_whose_fence_is_damaged(saver, other, tmp_path):
     assert (finding.kind, finding.name) == ("corrupt", held.fence.name)
     assert finding.reason == "nonce, owner, ttl: missing, of another type, or out of range"
     (plan,) = other.admin.repair(T)
-    assert [(step.action, step.name) for step in plan.steps] == [("mend", held.fence.name)]
+    assert [(step.action, step.name) for step in plan.steps] == [("fix", held.fence.name)]
     assert list(other.admin.verify(T)) == []
     assert raw.documents()[held.fence.name]["token"] == 8
     with pytest.raises(FencedError):

@@ -45,7 +45,7 @@ def test_a_mark_is_reported_and_removed_by_a_repair(make_saver, raw, mark):
     forge(raw, deleting=mark)
     assert damage(saver) >= {("corrupt", THREAD)}
     (plan,) = saver.admin.plan_repair("t")
-    assert [(step.action, step.name) for step in plan.steps] == [("mend", THREAD)]
+    assert [(step.action, step.name) for step in plan.steps] == [("fix", THREAD)]
     saver.admin.repair("t")
     assert damage(saver) == set()
     fields = raw.documents()[THREAD]

@@ -10,22 +10,13 @@ from langgraph_gcs_saver.engine.effects import Create, Delete, Doc, Merge
 from langgraph_gcs_saver.errors import DamageError
 from langgraph_gcs_saver.format import keys, regions, registry
 from langgraph_gcs_saver.format.regions import Entry, Role
+from tests.kit.outbox import WHAT
 
 from .test_registry import NAMES
 
 DIGITS = keys.spread("t")[:2]
 CHECKPOINT, THREAD = NAMES["lg_checkpoints"], keys.thread_doc("t")
 SHARED = keys.operation_doc(None, "key")
-WHAT = {
-    "lg_checkpoints": "put",
-    "lg_writes": "writes",
-    "lg_operations": "operation",
-    "lg_batches": "batch",
-    "lg_done": "batch",
-    "lg_resume": "resume",
-    "lg_sagas": "saga",
-    "lg_blobs": "blob",
-}
 
 
 def test_the_registry_says_what_is_replicated() -> None:

@@ -218,7 +218,7 @@ class _Story:
 
     def _thread(self, region: Region) -> Thread:
         with self._open(region) as saver:
-            state = build(saver, "nobody", lambda _: None).get_state({"configurable": {"thread_id": self.thread_id}})
+            state = build(saver, "reader", lambda _: None).get_state({"configurable": {"thread_id": self.thread_id}})
             ids = [one.checkpoint_id for one in saver.admin.history(self.thread_id)]
         return Thread(cast("list[str]", state.values.get("done", [])), ids)
 
