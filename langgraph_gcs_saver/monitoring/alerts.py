@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Literal
 
 from langgraph_gcs_saver.errors import InvalidInputError
-from langgraph_gcs_saver.monitoring.promql import Dialect
+from langgraph_gcs_saver.monitoring.promql import Dialect, span
 from langgraph_gcs_saver.records import record
 from langgraph_gcs_saver.telemetry import metrics
 
@@ -106,6 +106,7 @@ def alerts(bounds: Bounds, dialect: Dialect) -> tuple[Alert, ...]:
         _stuck(dialect),
         _mirror(dialect),
         _behind(bounds, dialect),
+        _unfollowed(dialect),
     )
 
 
@@ -275,4 +276,20 @@ def _behind(bounds: Bounds, dialect: Dialect) -> Alert:
         action="Run `langgraph-gcs replication status --to URI`. Look at `replication.failures` by `error.type`, and "
         "at the log of `langgraph-gcs replicate --follow`. If the outbox grows although nothing fails, run a second "
         "one.",
+    )
+
+
+def _unfollowed(dialect: Dialect) -> Alert:
+    lag = dialect.series(metrics.REPLICATION_LAG)
+    return Alert(
+        name="unfollowed",
+        title="Replication has stopped",
+        severity="ERROR",
+        # `max` has no labels, so another process that follows is as good as the one that ended.
+        expression=f"max(max_over_time({lag}[{span(_DAY)}])) unless max({lag})",
+        holds=300,
+        meaning=f"A process followed the outbox in the last {_words(_DAY).removeprefix('1 ')}, and for more than "
+        f"{_words(300)} none does. The mark of the replica stands still.",
+        action="Start `langgraph-gcs replicate --to URI --follow`, or your own program, again. If replication ended on "
+        "purpose, the alert ends after a day.",
     )

@@ -70,6 +70,10 @@ class Recording:
         """Put the present values at a minute."""
         self._seen.append((minute, self.now()))
 
+    def ended(self, minute: int) -> None:
+        """Let no process measure anything from a minute on."""
+        self._seen.append((minute, {}))
+
     def series(self, minutes: int, step: int = 1) -> dict[Series, str]:
         """Values in promtool's notation, from minute 0 on.
 

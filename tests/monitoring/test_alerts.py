@@ -374,6 +374,22 @@ def test_a_replica_that_is_behind(case):
     case.assert_firing(minutes=11)
 
 
+def test_replication_that_has_stopped(case):
+    """The follower is killed. What it measured ends, so nothing is behind that could be seen."""
+    saver, replica = case.saver(), case.saver(uri=f"{case.uri}-replica")
+    saver.admin.replicate(replica)
+    followed = iter(saver.admin.follow(replica))
+    next(followed)
+    case.recording.at(1)
+    case.recording.ended(5)
+    case.assert_firing(minutes=13)  # a restart takes no longer
+    case.assert_firing("unfollowed", minutes=17)
+    case.recording.at(20)
+    case.assert_firing(minutes=22)
+    case.recording.ended(25)
+    case.assert_firing(minutes=25 + DAY + 10)
+
+
 def test_reads_from_a_mirror(case):
     saver = case.saver()
     case.recording.at(1)

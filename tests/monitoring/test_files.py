@@ -40,7 +40,7 @@ def test_dashboards_and_policies_are_valid():
     found = {"a wrong dashboard": ("dashboard", dashboard), "a wrong policy": ("policy", policy)}
     for names in monitoring.NAMES:
         made = messages(monitoring.files(STORE, labels=["agent", "app"], names=names, docs=DOCS))
-        assert len(made) == 1 + 11
+        assert len(made) == 1 + 12
         found |= {f"{names}/{name}": message for name, message in made.items()}
     wrong = wrong_messages(found)
     assert wrong.keys() == {"a wrong dashboard", "a wrong policy"}
@@ -51,7 +51,7 @@ def test_dashboards_and_policies_are_valid():
 def test_prometheus_accepts_every_expression(names, tmp_path):
     """Those of Cloud Monitoring too, as rules that record. A quoted label came with Prometheus 3 only."""
     files = monitoring.files(labels=["agent"], names=names)
-    assert "11 rules found" in check(files["rules.yaml"], tmp_path)
+    assert "12 rules found" in check(files["rules.yaml"], tmp_path)
     charts = [
         one["timeSeriesQuery"]["prometheusQuery"]
         for tile in json.loads(files["dashboard.json"])["mosaicLayout"]["tiles"]
