@@ -11,10 +11,21 @@ from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 
-from langgraph_gcs_saver.engine.effects import Compute, DeleteBlobs, Emit, Flow, Gather, GetBlob, ListBlobs, On
+from langgraph_gcs_saver.engine.effects import (
+    Compute,
+    DeleteBlobs,
+    Emit,
+    Flow,
+    Gather,
+    GetBlob,
+    InBucket,
+    ListBlobs,
+    On,
+)
 from langgraph_gcs_saver.engine.steps import at
 from langgraph_gcs_saver.errors import CheckpointVerificationError, DamageError, WrongKeyError
 from langgraph_gcs_saver.events import ClearTextEncrypted
+from langgraph_gcs_saver.flows import mirrors
 from langgraph_gcs_saver.flows.context import Context
 from langgraph_gcs_saver.format import keys, trained
 from langgraph_gcs_saver.format.frames import Codec, DictionaryNeeded, FrameError
@@ -45,8 +56,8 @@ def fetch(ids: Iterable[str], codec: Codec) -> Flow[None]:
     """Fetch dictionaries that this process does not have.
 
     Raises:
-        DamageError: Both objects of one are damaged. This is not damage of what needs it: falling back, or setting it
-            aside, would make it worse.
+        DamageError: Both objects of one are damaged, in each bucket. This is not damage of what needs it: falling back,
+            or setting it aside, would make it worse.
     """
     for id_ in ids:
         if id_ in codec.dictionaries:
@@ -55,14 +66,26 @@ def fetch(ids: Iterable[str], codec: Codec) -> Flow[None]:
         found = {first: (yield from GetBlob(first))}
         if not isinstance(_opened(id_, first, found[first], codec), Trained):
             found[second] = yield from GetBlob(second)
-        *damage, last = _compared(id_, found, codec).values()
-        if not isinstance(last, Trained):
-            is_clear = last.clear or any(isinstance(one, DamagedError) and one.clear for one in damage)
+        opened = (_opened(id_, name, stored, codec) for name, stored in found.items())
+        whole = [one for one in opened if isinstance(one, Trained)] or (yield from _mirrored(id_, codec))
+        if not whole:
+            one, other = _compared(id_, found, codec).values()
+            is_clear = any(isinstance(damage, DamagedError) and damage.clear for damage in (one, other))
             raise DamageError(
-                f"The dictionary {id_!r} cannot be read: {damage[0]}, and {last}. What was compressed with it is "
+                f"The dictionary {id_!r} cannot be read: {one}, and {other}. What was compressed with it is "
                 f"whole, but cannot be read without it. {_ENCRYPT if is_clear else f'Restore {first!r} from a backup.'}"
             )
-        codec.dictionaries.add(last)
+        codec.dictionaries.add(whole[0])
+
+
+def _mirrored(id_: str, codec: Codec) -> Flow[list[Trained]]:
+    """The dictionary in the mirror, if both of its objects in the bucket are wrong."""
+    for name in keys.dictionary_blobs(id_):
+        found = _opened(id_, name, (yield from InBucket(GetBlob(name), mirror=True)), codec)
+        if isinstance(found, Trained):
+            yield from mirrors.report_read(name)
+            return [found]
+    return []
 
 
 def prepare(codec: Codec) -> Flow[None]:
@@ -173,11 +196,12 @@ def repair(*, dry_run: bool, context: Context) -> Flow[RepairPlan]:
         accepted = (yield from _look(id_, context.codec)) if context.codec.accept_clear else found
         # What the cipher vouches for comes first.
         whole = [one for one in (*found.values(), *accepted.values()) if isinstance(one, Trained)]
+        whole = whole or (yield from _mirrored(id_, strict))
         for one in _findings(found):
             findings.append(one)
             is_clear = isinstance(accepted[one.name], Trained)
             clear += is_clear
-            reason = f"{one.reason}; the other object has it" if whole else f"{one.reason}, and so is the other object"
+            reason = f"{one.reason}; another object has it" if whole else f"{one.reason}, and so is the other object"
             reason = f"{one.reason}; it is encrypted" if is_clear else reason
             steps.append(RepairStep(action="fix" if whole else "leave", name=one.name, reason=reason))
             todo += [(first, one.name) for first in whole[:1]]

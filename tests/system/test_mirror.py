@@ -14,6 +14,7 @@ from google.cloud import storage
 from langgraph_gcs_saver import GCSSaver
 from langgraph_gcs_saver.engine.effects import HashBlob, PutBlob
 from langgraph_gcs_saver.engine.pieces import Pieces, crc32c
+from langgraph_gcs_saver.engine.runner import run
 from langgraph_gcs_saver.errors import (
     DamageError,
     InvalidOptionError,
@@ -23,6 +24,8 @@ from langgraph_gcs_saver.errors import (
     WrongStoreError,
 )
 from langgraph_gcs_saver.events import CheckpointDamaged, ReadFromMirror
+from langgraph_gcs_saver.flows import dictionaries
+from langgraph_gcs_saver.format.trained import train
 from tests.system.build import cfg, checkpoint, cid, version
 
 METADATA = {"source": "loop", "step": 0, "parents": {}}
@@ -315,6 +318,27 @@ def test_a_transfer_copies_no_corrupt_object(open_in, buckets, crowd, tmp_path, 
             saver.admin.repair()
         saver.admin.transfer_thread("t", target)
         assert target.get_tuple(cfg()).checkpoint["channel_values"] == crowd
+
+
+@pytest.mark.parametrize("how", ["corrupt", "missing"])
+def test_a_dictionary_is_read_from_the_mirror(open_in, buckets, how):
+    """Both of its objects are lost in the bucket, and everything that was compressed with it needs it."""
+    shared = random.Random(1).randbytes(300).hex()
+    dictionary = train([f"{shared[at : at + 99]} {at}".encode() for at in range(120)])
+    saver = open_in(*buckets)
+    run(dictionaries.keep(dictionary, saver._context), saver._backend)
+    written = objects(buckets[0])
+    assert len(written) == 2
+    put(open_in(*buckets, dictionary=dictionary.id), 1, shared)
+    damage(buckets[0], how)
+    events = []
+    reader = open_in(*buckets, on_event=events.append)
+    assert value(reader) == shared
+    assert {event.reason for event in events if isinstance(event, ReadFromMirror)} == {how}
+    assert set(kinds(reader)) == ({"unmirrored"} if how == "missing" else {"unmirrored", "corrupt"})
+    reader.admin.repair()
+    assert kinds(reader) == []
+    assert value(open_in(buckets[0], mirror=buckets[1])) == shared
 
 
 @pytest.mark.parametrize("side", [0, 1])
