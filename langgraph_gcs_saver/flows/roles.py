@@ -4,6 +4,9 @@
 of a replicated collection (`format.registry`), it requires the role as the process has seen it, and adds the entries of
 the outbox (`format.regions`). So no commit of a primary that was fenced is applied, however late it arrives.
 
+A lease holds in the epoch in which it was acquired. After a failover there and back, its holder may have a state that
+the other store has left behind, and the fence has not changed. So each commit that checks a fence requires that epoch.
+
 A process looks for a role once, with its first read of documents. If the store has none, its flows are performed as
 they are from then on. So processes that were running when a replication began know nothing of it until they are
 restarted.
@@ -16,9 +19,21 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeVar
 
-from langgraph_gcs_saver.engine.effects import Commit, Doc, Docs, Effect, Flow, Gather, GetDocs, Merge, PutBlob
+from langgraph_gcs_saver.engine.effects import (
+    Commit,
+    Delete,
+    Doc,
+    Docs,
+    Effect,
+    Flow,
+    Gather,
+    GetDocs,
+    Merge,
+    PutBlob,
+    Write,
+)
 from langgraph_gcs_saver.engine.steps import through
-from langgraph_gcs_saver.errors import ConflictError, NotPrimaryError
+from langgraph_gcs_saver.errors import ConflictError, FencedError, NotPrimaryError
 from langgraph_gcs_saver.format import keys
 from langgraph_gcs_saver.format.regions import (
     DIGITS,
@@ -27,6 +42,7 @@ from langgraph_gcs_saver.format.regions import (
     Changes,
     Entry,
     Role,
+    acquires,
     changes,
     damaged_role,
     digits_of,
@@ -52,6 +68,7 @@ class Region:
         is_known: Whether the process has looked for a role.
         is_replicated: Whether the store has one.
         roles: The update times and roles of the documents, by their digits; empty until the first commit needs them.
+        leased: The nonce of the last acquisition of each lease, by the fence's name, and the epoch that it required.
         on_entries: Called after each commit that has added entries to the outbox, with these entries, on the thread or
             event loop that performs the flow. So it must be quick, and must not raise. It is the writer's own shipper.
     """
@@ -60,6 +77,7 @@ class Region:
     is_known: bool = False
     is_replicated: bool = False
     roles: Roles = field(default_factory=dict)
+    leased: dict[str, tuple[str | None, int]] = field(default_factory=dict)
     on_entries: Callable[[tuple[Entry, ...]], None] | None = None
 
     def begin(self, docs: Mapping[str, Doc]) -> None:
@@ -81,6 +99,41 @@ class Region:
             return None
         role = self.roles[digits_of(name)][1]
         return role.epoch if role.unmerged else None
+
+    def try_lease(self, write: Write, roles: Roles) -> None:
+        """Refuse the commit of a lease's holder from an earlier epoch, and note the epoch of one that acquires a lease.
+
+        Args:
+            write: A write of a commit.
+            roles: The roles that the commit requires.
+
+        Raises:
+            FencedError: The write checks a lease from another epoch.
+        """
+        if not keys.is_fence_doc(write.name) or isinstance(write, Delete):
+            return
+        epoch = roles[digits_of(write.name)][1].epoch
+        nonce, held_in = self.leased.get(write.name, (None, epoch))
+        if acquires(write) and write.fields.get("nonce") != nonce:
+            # It stays so if the try is repeated and none succeeds: one may have been applied, and its answer lost.
+            self.leased[write.name] = write.fields.get("nonce"), epoch
+        elif not write.fields and held_in != epoch:
+            thread_id = keys.told_thread_id(keys.thread_segment_of(write.name))
+            raise FencedError(
+                f"This process has lost its lease of thread {thread_id!r}: it acquired the lease in epoch {held_in} of "
+                f"the store's role, and now it is epoch {epoch}, so the other store was the primary meanwhile. Nothing "
+                "of this call was stored. End the run. A process that acquires the lease continues the thread.",
+                thread_id=thread_id,
+            )
+
+    def end_try(self, write: Write, roles: Roles) -> None:
+        """Note what a commit that was applied has done to a lease; for the arguments, see `try_lease`."""
+        if not keys.is_fence_doc(write.name) or isinstance(write, Delete):
+            return
+        if acquires(write) and roles:
+            self.leased[write.name] = write.fields.get("nonce"), roles[digits_of(write.name)][1].epoch
+        elif "owner" in write.fields:
+            self.leased.pop(write.name, None)
 
     @property
     def is_plain(self) -> bool:
@@ -179,10 +232,12 @@ class _Part:
         digits = digits_of_blob(effect.name) if isinstance(effect, PutBlob) else None
         return cls(effect, Changes(() if digits is None else (digits,), ()), ())
 
-    def ruled(self, roles: Roles) -> Effect[Any]:
+    def ruled(self, roles: Roles, region: Region) -> Effect[Any]:
         """The leaf; as a commit, with the roles that it requires, and with its entries."""
-        if not isinstance(self.effect, Commit) or not roles:
+        if not isinstance(self.effect, Commit) or not self.found.digits or not roles:
             return self.effect
+        for write in self.effect.writes:
+            region.try_lease(write, roles)
         own = {write.name for write in self.effect.writes}
         checks = [role_check(one, roles[one][0]) for one in self.found.digits if keys.role_doc(one) not in own]
         return Commit((*self.effect.writes, *checks, *(entry.write for entry in self.entries)))
@@ -233,10 +288,13 @@ def _perform_ruled(region: Region, parts: Sequence[_Part]) -> Flow[tuple[Any, ..
     roles = (yield from _primary(region, digits)) if digits else {}
     left = parts
     for _ in range(_MAX_TRIES):
-        effects = tuple(part.ruled(roles) for part in left)
+        effects = tuple(part.ruled(roles, region) for part in left)
         results = (yield from Gather(effects)) if len(effects) > 1 else ((yield from effects[0]),)
         for part, result in zip(left, results, strict=True):
             part.result = result
+            if isinstance(part.effect, Commit) and result is not None:
+                for write in part.effect.writes:
+                    region.end_try(write, roles)
         left = [part for part in left if part.has_failed]
         if not left or not roles:
             break

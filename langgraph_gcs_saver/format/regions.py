@@ -268,6 +268,11 @@ def _segment_of(name: str) -> str:
     return keys.SHARED_OUTBOX if name.startswith(f"{keys.SHARED}/") else keys.thread_segment_of(name)
 
 
+def acquires(write: Write) -> bool:
+    """Whether a write gives a lease a holder. Leases are not carried, but only a primary has holders."""
+    return keys.is_fence_doc(write.name) and not isinstance(write, Delete) and write.fields.get("owner") is not None
+
+
 def _change(write: Write) -> What | Literal["mark"] | None:
     """The kind of the entry that a write needs; `mark` if it needs none, but the role; `None` if it needs neither."""
     segments = write.name.split("/")
@@ -278,6 +283,8 @@ def _change(write: Write) -> What | Literal["mark"] | None:
         if isinstance(write, Delete):
             return "delete"
         return None if write.fields.keys().isdisjoint(_DELETION) else "mark"
+    if acquires(write):
+        return "mark"
     entry = registry.entry_of(segments[2:])
     if entry is None or entry.replicated is None:
         return None

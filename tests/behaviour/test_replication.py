@@ -480,11 +480,13 @@ def test_a_thread_of_which_a_repair_has_set_something_aside_is_deleted(opened: O
 
 
 def test_a_lease_of_the_replica_does_not_stop_the_deletion_of_a_thread(opened: Open) -> None:
+    """A process that does not know of the replication yet may hold one."""
     source, target = opened(), opened()
-    begin(source, target)
-    put(source, "t", 10)
-    ship(source, target)
+    target.ping()
     with target.thread("t").lease():
+        begin(source, target)
+        put(source, "t", 10)
+        ship(source, target)
         source.delete_thread("t")
         ship(source, target)
         assert left_of(target, "t") == left_of(source, "t") == []

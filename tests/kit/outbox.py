@@ -42,16 +42,25 @@ def fault(names: Iterable[str], before: Find, after: Find) -> str | None:
     told.update(("delete", doc.fields["from"]) for doc in aside if doc is not None)
     for name in written:
         what = _what(name, before(name), after(name))
+        if what is not None and (what, name) not in told:
+            return f"untold: {what} of {name}"
+        if what is None and is_acquired(name, before(name), after(name)):
+            what = "lease"
         if what is None:
             continue
-        if (what, name) not in told:
-            return f"untold: {what} of {name}"
         segments = name.split("/")
         digits = segments[3][:2] if segments[0] == "lg_store" else segments[1][:2]
         role = before(f"lg_region/role-{digits}")
         if role is None or role.fields["role"] != "primary":
             return f"not primary: {what} of {name} was stored"
     return None
+
+
+def is_acquired(name: str, was: Doc | None, now: Doc | None) -> bool:
+    """Whether a commit has given a lease a new holder."""
+    if not name.endswith("/lg_lease/fence-0") or now is None or now.fields.get("owner") is None:
+        return False
+    return was is None or was.fields.get("nonce") != now.fields.get("nonce")
 
 
 def _what(name: str, was: Doc | None, now: Doc | None) -> str | None:

@@ -7,22 +7,26 @@ commit.
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from dataclasses import replace
-from functools import cache, partial
+from functools import cache, cached_property, partial
 from typing import Any
 
-from langgraph_gcs_saver.engine.effects import Commit, Create, Effect, Flow, GetDocs
-from langgraph_gcs_saver.errors import NotPrimaryError
+from langgraph_gcs_saver.engine.effects import Commit, Effect, Flow, GetDocs, Merge
+from langgraph_gcs_saver.errors import FencedError, NotPrimaryError
 from langgraph_gcs_saver.flows import roles
 from langgraph_gcs_saver.flows.context import Context
-from langgraph_gcs_saver.format import regions
-from langgraph_gcs_saver.format.regions import Role
+from langgraph_gcs_saver.format import keys, regions
+from langgraph_gcs_saver.format.regions import Role, digits_of
 from tests.kit import outbox
 
 from .world import Call, Check, Process, Run, World, region_of
 
 WRONG = "ghost/ruled"
 """The document that names the first commit that breaks a rule."""
+
+EPOCH = "ghost/epoch"
+"""The document that says in which epoch of the role the last lease was acquired."""
 
 # The world
 
@@ -35,15 +39,40 @@ def ruled(kind: type[World]) -> type[World]:
         def perform(self, effect: Effect[Any], stamp: int) -> tuple[Any, World]:
             answer, after = kind.perform(self, effect, stamp)
             if after is not self and not isinstance(after, Ruled):
-                after = Ruled(after.table, after.blobs)
-            if isinstance(effect, Commit) and answer is not None and after.doc(WRONG) is None:
-                wrong = outbox.fault([write.name for write in effect.writes], self.doc, after.doc)
-                if wrong is not None:
-                    note = World.perform(after, Commit((Create(WRONG, {"what": wrong}),)), 1)[1]
-                    after = Ruled(note.table, note.blobs)
+                after = _as(Ruled, after, after)
+            if isinstance(effect, Commit) and answer is not None:
+                for name, fields in self._notes([write.name for write in effect.writes], after):
+                    note = World.perform(after, Commit((Merge(name, fields),)), 1)[1]
+                    after = _as(Ruled, after, note)
             return answer, after
 
+        def _notes(self, names: list[str], after: World) -> Iterator[tuple[str, dict[str, Any]]]:
+            """Documents that note what the rules need later: in which epoch a lease was acquired, and what is wrong."""
+            wrong = outbox.fault(names, self.doc, after.doc)
+            for name in names:
+                was, now = self.doc(name), after.doc(name)
+                role = self.doc(keys.role_doc(digits_of(name))) if keys.is_fence_doc(name) else None
+                if role is None:
+                    continue
+                if outbox.is_acquired(name, was, now):
+                    yield EPOCH, {"epoch": role.fields["epoch"]}
+                held = self.doc(EPOCH)
+                has_stored = any(one.startswith(keys.OUTBOX) for one in names)
+                if was == now and has_stored and held is not None and held.fields["epoch"] != role.fields["epoch"]:
+                    wrong = wrong or f"stale lease: of epoch {held.fields['epoch']}, in {role.fields['epoch']}"
+            if wrong is not None and after.doc(WRONG) is None:
+                yield WRONG, {"what": wrong}
+
     return Ruled
+
+
+def _as(kind: type[World], like: World, content: World) -> World:
+    """A world of another kind, with the documents and objects of one world, and all else that another one knows."""
+    made = kind(content.table, content.blobs)
+    for name, value in vars(like).items():
+        if name not in vars(made) and not isinstance(getattr(type(like), name, None), cached_property):
+            setattr(made, name, value)
+    return made
 
 
 # Processes
@@ -66,7 +95,10 @@ def becomes(name: regions.RoleName) -> Call:
         for _ in range(3):
             docs = yield from GetDocs(regions.ROLES)
             seen = regions.role_of(docs[regions.FIRST_ROLE])
-            if (yield from Commit(Role(seen.epoch + 1, name, outbox.TO).writes(docs))) is not None:
+            # A change that leaves the store the primary keeps the epoch, as one that completes a forced failover.
+            is_other = name != seen.name
+            role = Role(seen.epoch + is_other, name, outbox.TO if is_other else f"{seen.to}/")
+            if (yield from Commit(role.writes(docs))) is not None:
                 return
 
     return Call(f"become {name}", start)
@@ -77,12 +109,14 @@ def in_region(world: World, processes: tuple[Process, ...], *changes: Call) -> t
     kind = ruled(type(world))
     _, primary = World.perform(world, Commit(Role(1, "primary", outbox.TO).writes({})), 1)
     changer = Process("=", changes)
-    return kind(primary.table, primary.blobs), (*map(under_rule, processes), changer)
+    return _as(kind, world, primary), (*map(under_rule, processes), changer)
 
 
 def has_stopped(run: Run) -> bool:
-    """Whether a process has ended because the store is not the primary."""
+    """Whether a process has ended because the store is not the primary, or was not meanwhile."""
     error = run.node.error
+    if isinstance(error, FencedError) and "epoch" in str(error):
+        return True
     return isinstance(error, NotPrimaryError) or isinstance(getattr(error, "__cause__", None), NotPrimaryError)
 
 

@@ -83,7 +83,7 @@ _changed, _ship_all, _planned = regions._changed, regions._ship_all, regions.pla
 
 def _not_demanded(patch: pytest.MonkeyPatch) -> None:
     """Commits of writers do not require the role."""
-    patch.setattr(roles._Part, "ruled", lambda part, _: part.effect)
+    patch.setattr(roles._Part, "ruled", lambda part, *_: part.effect)
 
 
 def _not_fenced(patch: pytest.MonkeyPatch) -> None:

@@ -17,9 +17,10 @@ from langgraph_gcs_saver.flows import prune as pruning_flows
 from langgraph_gcs_saver.flows import roles, writes
 from langgraph_gcs_saver.format import item_batches, keys, regions
 
-from . import compensating, operating, restoring
+from . import compensating, leased, operating, restoring
 from .batching import BATCHING
 from .compensating import SAGAS
+from .leased import LEASED
 from .operating import OPERATING
 from .pruning import PRUNING, TARGET
 from .ruled import becomes, in_region, judged
@@ -49,6 +50,11 @@ def _saga(name: str) -> Scenario:
     return (*SAGAS[name](), compensating.check)
 
 
+def _lease(name: str) -> Scenario:
+    found = LEASED[name]()
+    return found.world, found.processes, leased.check
+
+
 SCENES: dict[str, Callable[[], Scenario]] = {
     "steps": lambda: _of_rules(SCENARIOS["two_puts_on_one_parent"]()),
     "first steps": lambda: _of_rules(SCENARIOS["two_first_puts"]()),
@@ -63,6 +69,8 @@ SCENES: dict[str, Callable[[], Scenario]] = {
     "a batch": lambda: _of_rules(BATCHING["two_workers_and_lost_answers"]()),
     "a batch of large outputs": lambda: _of_rules(BATCHING["large_outputs_and_a_deletion"]()),
     "a restore": _restore,
+    "a lease": lambda: _lease("two_that_do_not_steal"),
+    "a lease that is taken over": lambda: _lease("two_thieves"),
 }
 
 CHANGES = {
@@ -113,8 +121,8 @@ _ruled = roles._Part.ruled
 def _no_precondition(patch: pytest.MonkeyPatch) -> None:
     """The process reads the role, and does not require it in its commits."""
 
-    def ruled(part: Any, known: Any) -> Any:
-        whole = _ruled(part, known)
+    def ruled(part: Any, known: Any, region: Any) -> Any:
+        whole = _ruled(part, known, region)
         if not isinstance(whole, Commit):
             return whole
         return Commit(tuple(write for write in whole.writes if not write.name.startswith(keys.REGION)))
@@ -151,6 +159,26 @@ def _deletions_are_not_entered(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(regions, "_change", lambda write: None if whole(write) == "delete" else whole(write))
 
 
+def _leases_need_no_role(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(regions, "acquires", lambda _: False)
+
+
+def _leases_outlive_an_epoch(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(roles.Region, "try_lease", lambda *_: None)
+
+
+def _a_repetition_has_a_lease_of_its_own(patch: pytest.MonkeyPatch) -> None:
+    """The last try says in which epoch a lease was acquired, although an earlier one may have been applied."""
+    whole = roles.Region.try_lease
+
+    def try_lease(region: Any, write: Any, known: Any) -> None:
+        if regions.acquires(write):
+            region.leased.pop(write.name, None)
+        whole(region, write, known)
+
+    patch.setattr(roles.Region, "try_lease", try_lease)
+
+
 def _changes_are_visible(patch: pytest.MonkeyPatch) -> None:
     """A commit that has failed by the role alone looks to its flow as if another writer was first."""
     patch.setattr(roles._Part, "has_failed", property(lambda _: False))
@@ -174,6 +202,9 @@ def _changes_are_visible(patch: pytest.MonkeyPatch) -> None:
         (_no_entries, "steps", "it stays the primary", "untold"),
         (_no_entries, "a batch", "it stays the primary", "untold"),
         (_entries_in_a_commit_of_their_own, "steps", "it stays the primary", "untold"),
+        (_leases_need_no_role, "a lease", "it is fenced", "not primary"),
+        (_leases_outlive_an_epoch, "a lease", "it is fenced, and that is taken back", "stale lease"),
+        (_a_repetition_has_a_lease_of_its_own, "a lease", "it is fenced, and that is taken back", "stale lease"),
         (_deletions_are_not_entered, "a prune", "it stays the primary", "untold"),
         (_deletions_are_not_entered, "writes and a deletion", "it stays the primary", "untold"),
     ],

@@ -16,6 +16,7 @@ from langgraph_gcs_saver.engine.interceptors import Interceptor
 from langgraph_gcs_saver.engine.runner import run
 from langgraph_gcs_saver.errors import (
     CheckpointCorruptError,
+    FencedError,
     InvalidInputError,
     NotPrimaryError,
     OutcomeUnknownError,
@@ -142,6 +143,39 @@ def test_a_planned_failover_loses_nothing_and_back(regions: Regions) -> None:
         ("eu", "primary", "failover"),
         ("us", "replica", "failover"),
     ]
+
+
+def test_only_the_primary_has_leases(regions: Regions) -> None:
+    with pytest.raises(NotPrimaryError, match="replica"), regions.us.thread(THREAD).lease():
+        pass
+    with regions.eu.thread(THREAD).lease():
+        regions.eu.admin.failover(regions.us)
+        with regions.us.thread(THREAD).lease():
+            assert [one.thread_id for one in regions.us.admin.leases()] == [THREAD]
+    assert list(regions.eu.admin.leases()) == list(regions.us.admin.leases()) == [], "both could be released"
+
+
+def put_under(lease: Any, saver: GCSSaver, number: int, parent: int) -> None:
+    config, *others = put_arguments(number, parent)
+    saver.put({"configurable": {**lease.config["configurable"], **config["configurable"]}}, *others)
+
+
+def there_and_back(regions: Regions) -> None:
+    with regions.eu.thread(THREAD).lease() as lease:
+        regions.eu.admin.failover(regions.us)
+        put(regions.us, 3, 1)
+        regions.us.admin.failover(regions.eu)
+        put_under(lease, regions.eu, 2, 1)
+
+
+def test_a_lease_ends_with_its_epoch(regions: Regions) -> None:
+    """Its fence has not changed, but the other store has continued the thread."""
+    with pytest.raises(FencedError, match=r"in epoch 1 .* now it is epoch 3"):
+        there_and_back(regions)
+    assert steps(regions.eu) == [1, 3]
+    with regions.eu.thread(THREAD).lease() as lease:
+        put_under(lease, regions.eu, 4, 3)
+    assert steps(regions.eu) == [1, 3, 4]
 
 
 def test_a_failover_that_is_repeated_changes_nothing(regions: Regions) -> None:
