@@ -60,7 +60,7 @@ def is_acquired(name: str, was: Doc | None, now: Doc | None) -> bool:
     """Whether a commit has given a lease a new holder."""
     if not name.endswith("/lg_lease/fence-0") or now is None or now.fields.get("owner") is None:
         return False
-    return was is None or was.fields.get("nonce") != now.fields.get("nonce")
+    return was is None or was.update_time != now.update_time
 
 
 def _what(name: str, was: Doc | None, now: Doc | None) -> str | None:
