@@ -608,9 +608,15 @@ class Shipment:
 
         Args:
             is_entered: Whether an entry says that the thread was deleted.
+
+        Raises:
+            Overtaken: The source has begun the thread again.
         """
         if self.is_shared or self.source is not None:
             return
+        # The entries that this shipment removes were read after the source. They may be those of a new thread.
+        if self.thread in (yield from On(SOURCE, GetDocs((self.thread,)))):
+            raise Overtaken
         keeps = not (self.wins and is_entered) or (yield from entries_of(self.segment))[0]
         if keeps and (yield from list_docs(self.thread, _is_replicated)):
             return

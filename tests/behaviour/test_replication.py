@@ -137,6 +137,42 @@ def test_a_thread_that_is_copied_again_keeps_its_pending_writes(opened: Open) ->
     assert everything(target, "copy") == everything(source, "copy")
 
 
+class BeforeEntries(Interceptor):
+    """Does something before the entries of the outbox are read, once."""
+
+    def __init__(self) -> None:
+        self.other: Callable[[], object] | None = None
+
+    def around(self, effect: Any, perform: Any) -> Any:
+        if self.other is not None and isinstance(effect, QueryDocs) and (effect.start or "").startswith(keys.OUTBOX):
+            other, self.other = self.other, None
+            other()
+        return perform(effect)
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_thread_that_begins_again_while_its_deletion_is_shipped(opened: Open, is_there: bool) -> None:
+    """The shipment has seen that the thread is gone, and then finds the entries of the new one."""
+    before = BeforeEntries()
+    source, target = opened(interceptors=[before]), opened()
+    begin(source, target)
+    put(source, "t", 10)
+    if is_there:
+        ship(source, target)
+    source.delete_thread("t")
+
+    def again() -> None:
+        put(source, "t", 30, salt="again")
+        source.put_writes(cfg("t", n=30), [("c", 1)], "task")
+
+    before.other = again
+    ship(source, target)
+    assert before.other is None
+    assert outbox(source) == []
+    assert replicated(target) == replicated(source)
+    assert everything(target, "t") == everything(source, "t")
+
+
 def test_a_shipper_that_comes_after_another_one_leaves_nothing_of_a_deleted_thread(opened: Open) -> None:
     source, target = opened(), opened()
     begin(source, target)
