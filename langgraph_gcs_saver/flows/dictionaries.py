@@ -62,30 +62,37 @@ def fetch(ids: Iterable[str], codec: Codec) -> Flow[None]:
     for id_ in ids:
         if id_ in codec.dictionaries:
             continue
-        first, second = keys.dictionary_blobs(id_)
-        found = {first: (yield from GetBlob(first))}
-        if not isinstance(_opened(id_, first, found[first], codec), Trained):
-            found[second] = yield from GetBlob(second)
-        opened = (_opened(id_, name, stored, codec) for name, stored in found.items())
-        whole = [one for one in opened if isinstance(one, Trained)] or (yield from _mirrored(id_, codec))
-        if not whole:
-            one, other = _compared(id_, found, codec).values()
+        stored: dict[str, bytes | None] = {}
+        whole = (yield from _read(id_, stored, codec)) or (yield from _read(id_, {}, codec, mirror=True))
+        if whole is None:
+            one, other = _compared(id_, stored, codec).values()
             is_clear = any(isinstance(damage, DamagedError) and damage.clear for damage in (one, other))
+            advice = _ENCRYPT if is_clear else f"Restore {next(iter(stored))!r} from a backup."
             raise DamageError(
                 f"The dictionary {id_!r} cannot be read: {one}, and {other}. What was compressed with it is "
-                f"whole, but cannot be read without it. {_ENCRYPT if is_clear else f'Restore {first!r} from a backup.'}"
+                f"whole, but cannot be read without it. {advice}"
             )
-        codec.dictionaries.add(whole[0])
+        codec.dictionaries.add(whole)
 
 
-def _mirrored(id_: str, codec: Codec) -> Flow[list[Trained]]:
-    """The dictionary in the mirror, if both of its objects in the bucket are wrong."""
+def _read(id_: str, stored: dict[str, bytes | None], codec: Codec, *, mirror: bool = False) -> Flow[Trained | None]:
+    """The dictionary in the first of its objects that is whole; `None` if neither is, or there is no mirror.
+
+    Args:
+        id_: The dictionary's id.
+        stored: Takes what was read of each object.
+        codec: Decodes the objects.
+        mirror: Whether to read the mirror.
+    """
     for name in keys.dictionary_blobs(id_):
-        found = _opened(id_, name, (yield from InBucket(GetBlob(name), mirror=True)), codec)
+        get = GetBlob(name)
+        stored[name] = yield from (InBucket(get, mirror=True) if mirror else get)
+        found = _opened(id_, name, stored[name], codec)
         if isinstance(found, Trained):
-            yield from mirrors.report_read(name)
-            return [found]
-    return []
+            if mirror:
+                yield from mirrors.report_read(name)
+            return found
+    return None
 
 
 def prepare(codec: Codec) -> Flow[None]:
@@ -179,7 +186,7 @@ def carried(source: str, context: Context) -> Flow[None]:
 
 
 def repair(*, dry_run: bool, context: Context) -> Flow[RepairPlan]:
-    """Write damaged objects of dictionaries again, from the other object of each, and encrypt those in clear.
+    """Write damaged objects of dictionaries again, from another object of each, and encrypt those in clear.
 
     It writes the two objects of a dictionary one after the other, so that one of them is whole at any time.
 
@@ -196,7 +203,8 @@ def repair(*, dry_run: bool, context: Context) -> Flow[RepairPlan]:
         accepted = (yield from _look(id_, context.codec)) if context.codec.accept_clear else found
         # What the cipher vouches for comes first.
         whole = [one for one in (*found.values(), *accepted.values()) if isinstance(one, Trained)]
-        whole = whole or (yield from _mirrored(id_, strict))
+        if not whole and (mirrored := (yield from _read(id_, {}, strict, mirror=True))) is not None:
+            whole = [mirrored]
         for one in _findings(found):
             findings.append(one)
             is_clear = isinstance(accepted[one.name], Trained)

@@ -385,6 +385,7 @@ class Acquisition:
 
         Raises:
             ConflictError: Writers without a lease changed the thread in every try. The lease was released.
+            NotPrimaryError: The store is not the primary of two that replicate each other.
             ThreadBusyError: Another holder has it, or the thread is being deleted.
         """
         acquired = yield from self._take()

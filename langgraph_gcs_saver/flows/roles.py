@@ -49,6 +49,7 @@ from langgraph_gcs_saver.format.regions import (
     digits_of_blob,
     role_of,
 )
+from langgraph_gcs_saver.records import record
 
 T = TypeVar("T")
 
@@ -57,6 +58,25 @@ Roles = Mapping[str, tuple[int, Role]]
 
 _MAX_TRIES = 16
 """How many changes of the role in a row a commit follows. People change roles, so two in a row are rare."""
+
+
+@record(frozen=True, slots=True)
+class _Leased:
+    """An acquisition of a lease.
+
+    Attributes:
+        nonce: Its digits.
+        epoch: The epoch of the role that it required.
+        time: The update time that the fence got; `None` as long as no answer has said it.
+    """
+
+    nonce: str | None
+    epoch: int
+    time: int | None = None
+
+    def is_checked_by(self, write: Write) -> bool:
+        """Whether a write may check this lease. Writers without a lease check the fence, too, as they have read it."""
+        return isinstance(write, Merge) and not write.fields and self.time in (None, write.update_time)
 
 
 @dataclass(slots=True)
@@ -68,7 +88,7 @@ class Region:
         is_known: Whether the process has looked for a role.
         is_replicated: Whether the store has one.
         roles: The update times and roles of the documents, by their digits; empty until the first commit needs them.
-        leased: The nonce of the last acquisition of each lease, by the fence's name, and the epoch that it required.
+        leased: The last acquisition of each lease that this process has not released, by the fence's name.
         on_entries: Called after each commit that has added entries to the outbox, with these entries, on the thread or
             event loop that performs the flow. So it must be quick, and must not raise. It is the writer's own shipper.
     """
@@ -77,7 +97,7 @@ class Region:
     is_known: bool = False
     is_replicated: bool = False
     roles: Roles = field(default_factory=dict)
-    leased: dict[str, tuple[str | None, int]] = field(default_factory=dict)
+    leased: dict[str, _Leased] = field(default_factory=dict)
     on_entries: Callable[[tuple[Entry, ...]], None] | None = None
 
     def begin(self, docs: Mapping[str, Doc]) -> None:
@@ -100,40 +120,51 @@ class Region:
         role = self.roles[digits_of(name)][1]
         return role.epoch if role.unmerged else None
 
-    def try_lease(self, write: Write, roles: Roles) -> None:
-        """Refuse the commit of a lease's holder from an earlier epoch, and note the epoch of one that acquires a lease.
+    def try_commit(self, commit: Commit, roles: Roles) -> None:
+        """Note the epoch of a lease that a commit acquires, and refuse a commit under a lease from another epoch.
 
         Args:
-            write: A write of a commit.
-            roles: The roles that the commit requires.
+            commit: A commit that requires these roles.
+            roles: The roles.
 
         Raises:
-            FencedError: The write checks a lease from another epoch.
+            FencedError: The commit checks a lease from another epoch.
         """
-        if not keys.is_fence_doc(write.name) or isinstance(write, Delete):
-            return
-        epoch = roles[digits_of(write.name)][1].epoch
-        nonce, held_in = self.leased.get(write.name, (None, epoch))
-        if acquires(write) and write.fields.get("nonce") != nonce:
-            # It stays so if the try is repeated and none succeeds: one may have been applied, and its answer lost.
-            self.leased[write.name] = write.fields.get("nonce"), epoch
-        elif not write.fields and held_in != epoch:
-            thread_id = keys.told_thread_id(keys.thread_segment_of(write.name))
-            raise FencedError(
-                f"This process has lost its lease of thread {thread_id!r}: it acquired the lease in epoch {held_in} of "
-                f"the store's role, and now it is epoch {epoch}, so the other store was the primary meanwhile. Nothing "
-                "of this call was stored. End the run. A process that acquires the lease continues the thread.",
-                thread_id=thread_id,
-            )
+        for write in commit.writes:
+            if not keys.is_fence_doc(write.name):
+                continue
+            epoch, known = roles[digits_of(write.name)][1].epoch, self.leased.get(write.name)
+            if acquires(write):
+                nonce = write.fields.get("nonce")
+                if known is None or known.nonce != nonce:
+                    # It stays so if no try succeeds: one may have been applied, and its answer lost.
+                    self.leased[write.name] = _Leased(nonce, epoch)
+            elif known is not None and known.epoch != epoch and known.is_checked_by(write):
+                thread_id = keys.told_thread_id(keys.thread_segment_of(write.name))
+                raise FencedError(
+                    f"This process has lost its lease of thread {thread_id!r}: it acquired the lease in epoch "
+                    f"{known.epoch} of the store's role, and now it is epoch {epoch}, so the other store was the "
+                    "primary meanwhile. Nothing of this call was stored. End the run. A process that acquires the "
+                    "lease continues the thread.",
+                    thread_id=thread_id,
+                )
 
-    def end_try(self, write: Write, roles: Roles) -> None:
-        """Note what a commit that was applied has done to a lease; for the arguments, see `try_lease`."""
-        if not keys.is_fence_doc(write.name) or isinstance(write, Delete):
-            return
-        if acquires(write) and roles:
-            self.leased[write.name] = write.fields.get("nonce"), roles[digits_of(write.name)][1].epoch
-        elif "owner" in write.fields:
-            self.leased.pop(write.name, None)
+    def end_commit(self, commit: Commit, times: Sequence[int], roles: Roles) -> None:
+        """Note what a commit that was applied has done to leases.
+
+        Args:
+            commit: The commit.
+            times: The update times of its documents.
+            roles: The roles that it required; empty if it required none.
+        """
+        for write, time in zip(commit.writes, times, strict=False):
+            if not keys.is_fence_doc(write.name):
+                continue
+            if acquires(write) and roles:
+                epoch = roles[digits_of(write.name)][1].epoch
+                self.leased[write.name] = _Leased(write.fields.get("nonce"), epoch, time)
+            elif isinstance(write, Delete) or write.fields:
+                self.leased.pop(write.name, None)
 
     @property
     def is_plain(self) -> bool:
@@ -145,8 +176,9 @@ def admit(flow: Flow[T], region: Region | None) -> Flow[T]:
     """A flow that stores something only while the store is the primary, or has no role.
 
     The flow raises `NotPrimaryError` in place of the first commit that would change a document of a replicated
-    collection, and of the first upload before it. A change of the role that leaves the store the primary is not visible
-    to the flow: its commit is tried again here. So a commit that returns `None` has failed by its own preconditions.
+    collection or acquire a lease, and of the first upload before it. A change of the role that leaves the store the
+    primary is not visible to the flow: its commit is tried again here. So a commit that returns `None` has failed by
+    its own preconditions.
     """
     return flow if region is None or region.is_plain else through(flow, partial(_perform, region))
 
@@ -236,8 +268,7 @@ class _Part:
         """The leaf; as a commit, with the roles that it requires, and with its entries."""
         if not isinstance(self.effect, Commit) or not self.found.digits or not roles:
             return self.effect
-        for write in self.effect.writes:
-            region.try_lease(write, roles)
+        region.try_commit(self.effect, roles)
         own = {write.name for write in self.effect.writes}
         checks = [role_check(one, roles[one][0]) for one in self.found.digits if keys.role_doc(one) not in own]
         return Commit((*self.effect.writes, *checks, *(entry.write for entry in self.entries)))
@@ -293,8 +324,7 @@ def _perform_ruled(region: Region, parts: Sequence[_Part]) -> Flow[tuple[Any, ..
         for part, result in zip(left, results, strict=True):
             part.result = result
             if isinstance(part.effect, Commit) and result is not None:
-                for write in part.effect.writes:
-                    region.end_try(write, roles)
+                region.end_commit(part.effect, result, roles)
         left = [part for part in left if part.has_failed]
         if not left or not roles:
             break

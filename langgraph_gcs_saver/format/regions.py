@@ -18,7 +18,7 @@ document would be part of every commit. A change of the role writes all of them 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, TypeGuard, cast, get_args
 
 from langgraph_gcs_saver.engine.effects import Create, Delete, Doc, Merge, Write
 from langgraph_gcs_saver.errors import DamageError
@@ -268,7 +268,7 @@ def _segment_of(name: str) -> str:
     return keys.SHARED_OUTBOX if name.startswith(f"{keys.SHARED}/") else keys.thread_segment_of(name)
 
 
-def acquires(write: Write) -> bool:
+def acquires(write: Write) -> TypeGuard[Create | Merge]:
     """Whether a write gives a lease a holder. Leases are not carried, but only a primary has holders."""
     return keys.is_fence_doc(write.name) and not isinstance(write, Delete) and write.fields.get("owner") is not None
 

@@ -288,8 +288,8 @@ def _unfollowed(dialect: Dialect) -> Alert:
         # `max` has no labels, so another process that follows is as good as the one that ended.
         expression=f"max(max_over_time({lag}[{span(_DAY)}])) unless max({lag})",
         holds=300,
-        meaning=f"A process followed the outbox in the last {_words(_DAY).removeprefix('1 ')}, and for more than "
-        f"{_words(300)} none does. The mark of the replica stands still.",
+        meaning=f"A process followed the outbox less than {_words(_DAY)} ago, and for more than {_words(300)} none "
+        "does. The mark of the replica stands still.",
         action="Start `langgraph-gcs replicate --to URI --follow`, or your own program, again. If replication ended on "
         "purpose, the alert ends after a day.",
     )

@@ -361,6 +361,7 @@ class Leases:
         """Acquire the lease of a thread, and begin its beats.
 
         Raises:
+            NotPrimaryError: The store is not the primary of two that replicate each other.
             ThreadBusyError: Another call of this process, or another process, held the lease for too long.
         """
         process, context, place = self._processes.get(), self._contexts.get(), object()

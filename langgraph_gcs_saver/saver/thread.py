@@ -70,7 +70,8 @@ class Thread:
                 graph.with_config(lease.config).invoke(inputs, config)
 
         The beginning of the block raises `ThreadBusyError` if another process, or another call of this one, holds the
-        lease. If its holder crashed, the lease can be acquired once it has given no sign of life for its `ttl`.
+        lease. If its holder crashed, the lease can be acquired once it has given no sign of life for its `ttl`. In a
+        store that is not the primary of two, it raises `NotPrimaryError`.
 
         Args:
             ttl: Seconds without a sign of life after which the lease expires, from 5 to 86,400. A beat is written every

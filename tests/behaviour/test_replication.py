@@ -104,24 +104,33 @@ def test_a_recreated_thread_of_which_nothing_was_shipped_in_between(opened: Open
     assert replicated(target) == replicated(source)
 
 
-class Between(Interceptor):
-    """Does something else before the first commit that stores checkpoints of a thread, once `other` is set."""
+class Before(Interceptor):
+    """Does something else before the next effect of a kind, once `other` is set."""
 
-    other: Callable[[], object] | None = None
+    def __init__(self, is_moment: Callable[[Any], bool]) -> None:
+        self.is_moment = is_moment
+        self.other: Callable[[], object] | None = None
 
     def around(self, effect: Any, perform: Any) -> Any:
-        is_put = isinstance(effect, Commit) and any(write.name.startswith(COPIES) for write in effect.writes)
-        if is_put and self.other is not None:
+        if self.other is not None and self.is_moment(effect):
             other, self.other = self.other, None
             other()
         return perform(effect)
+
+
+def stores_copies(effect: Any) -> bool:
+    return isinstance(effect, Commit) and any(write.name.startswith(COPIES) for write in effect.writes)
+
+
+def reads_entries(effect: Any) -> bool:
+    return isinstance(effect, QueryDocs) and (effect.start or "").startswith(keys.OUTBOX)
 
 
 COPIES = f"{keys.checkpoints('copy')}/"
 
 
 def test_a_thread_that_is_copied_again_keeps_its_pending_writes(opened: Open) -> None:
-    between = Between()
+    between = Before(stores_copies)
     source, target = opened(interceptors=[between]), opened()
     begin(source, target)
     fill(source)
@@ -137,23 +146,10 @@ def test_a_thread_that_is_copied_again_keeps_its_pending_writes(opened: Open) ->
     assert everything(target, "copy") == everything(source, "copy")
 
 
-class BeforeEntries(Interceptor):
-    """Does something before the entries of the outbox are read, once."""
-
-    def __init__(self) -> None:
-        self.other: Callable[[], object] | None = None
-
-    def around(self, effect: Any, perform: Any) -> Any:
-        if self.other is not None and isinstance(effect, QueryDocs) and (effect.start or "").startswith(keys.OUTBOX):
-            other, self.other = self.other, None
-            other()
-        return perform(effect)
-
-
 @pytest.mark.parametrize("is_there", [True, False])
 def test_a_thread_that_begins_again_while_its_deletion_is_shipped(opened: Open, is_there: bool) -> None:
     """The shipment has seen that the thread is gone, and then finds the entries of the new one."""
-    before = BeforeEntries()
+    before = Before(reads_entries)
     source, target = opened(interceptors=[before]), opened()
     begin(source, target)
     put(source, "t", 10)

@@ -164,19 +164,19 @@ def _leases_need_no_role(patch: pytest.MonkeyPatch) -> None:
 
 
 def _leases_outlive_an_epoch(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(roles.Region, "try_lease", lambda *_: None)
+    patch.setattr(roles.Region, "try_commit", lambda *_: None)
 
 
 def _a_repetition_has_a_lease_of_its_own(patch: pytest.MonkeyPatch) -> None:
     """The last try says in which epoch a lease was acquired, although an earlier one may have been applied."""
-    whole = roles.Region.try_lease
+    whole = roles.Region.try_commit
 
-    def try_lease(region: Any, write: Any, known: Any) -> None:
-        if regions.acquires(write):
+    def try_commit(region: Any, commit: Commit, known: Any) -> None:
+        for write in filter(regions.acquires, commit.writes):
             region.leased.pop(write.name, None)
-        whole(region, write, known)
+        whole(region, commit, known)
 
-    patch.setattr(roles.Region, "try_lease", try_lease)
+    patch.setattr(roles.Region, "try_commit", try_commit)
 
 
 def _changes_are_visible(patch: pytest.MonkeyPatch) -> None:

@@ -178,6 +178,21 @@ def test_a_lease_ends_with_its_epoch(regions: Regions) -> None:
     assert steps(regions.eu) == [1, 3, 4]
 
 
+def test_a_lease_that_was_lost_does_not_stop_later_calls_without_a_lease(regions: Regions, tmp_path: Path) -> None:
+    uri = f"{tmp_path.as_uri()}/eu"
+    with regions.eu.thread(THREAD).lease() as lease:
+        with GCSSaver.from_conn_string(uri) as other, other.thread(THREAD).lease(take_over=True):
+            pass
+        with pytest.raises(FencedError):
+            put_under(lease, regions.eu, 2, 1)
+    regions.eu.admin.failover(regions.us)
+    regions.us.admin.failover(regions.eu)
+    regions.eu.admin.pin(config_of(1), "a label")
+    put(regions.eu, 3, 1)
+    regions.eu.prune([THREAD], strategy="keep_latest")
+    assert steps(regions.eu) == [1, 3]
+
+
 def test_a_failover_that_is_repeated_changes_nothing(regions: Regions) -> None:
     first = regions.eu.admin.failover(regions.us)
     count = len(regions.changed())
