@@ -614,8 +614,7 @@ class Shipment:
         """
         if self.is_shared or self.source is not None:
             return
-        # The entries that this shipment removes were read after the source. They may be those of a new thread.
-        if self.thread in (yield from On(SOURCE, GetDocs((self.thread,)))):
+        if (yield from self._has_begun_again()):
             raise Overtaken
         keeps = not (self.wins and is_entered) or (yield from entries_of(self.segment))[0]
         if keeps and (yield from list_docs(self.thread, _is_replicated)):
@@ -627,6 +626,13 @@ class Shipment:
             yield from self.moving(delete_thread(self.thread_id, self.context, force=self.wins))
         else:
             yield from self._must([Delete(self.ship)])
+
+    def _has_begun_again(self) -> Flow[bool]:
+        """Whether the source has the thread, which it did not have when this shipment read it.
+
+        The entries that the shipment removes were read after that. They may be those of the new thread.
+        """
+        return self.thread in (yield from On(SOURCE, GetDocs((self.thread,))))
 
     # What the source has
 

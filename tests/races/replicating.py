@@ -31,13 +31,14 @@ from langgraph_gcs_saver.errors import ConflictError
 from langgraph_gcs_saver.flows import prune, replication, roles, shipments
 from langgraph_gcs_saver.flows.context import Context
 from langgraph_gcs_saver.flows.roles import Region
+from langgraph_gcs_saver.flows.threads import delete_thread
 from langgraph_gcs_saver.flows.transfer import SOURCE
 from langgraph_gcs_saver.format import keys
 from langgraph_gcs_saver.format.manifest import DocumentKind, heir_of, kind_of
 from langgraph_gcs_saver.format.regions import FIRST_ROLE, Entry, Role, RoleName, role_of
 from langgraph_gcs_saver.policy.retention import Decision, Row
 
-from .scenarios import growing, grown
+from .scenarios import growing, grown, small
 from .world import LOADS, THREAD, Call, Process, Run, World, dangling, get_checkpoint, new_context, play, put_flow
 
 SEGMENT = keys.spread(THREAD)
@@ -227,6 +228,16 @@ def remove(store: str, checkpoint_id: str) -> Call:
     return Call(f"removal of {checkpoint_id} at {store}", _as_writer(store, start))
 
 
+def begin_again(store: str, checkpoint_id: str) -> Call:
+    """Delete the thread, and store the first checkpoint of a new one with its id."""
+
+    def start(context: Context) -> Flow[Any]:
+        yield from delete_thread(THREAD, context)
+        return (yield from put_flow(context, checkpoint_id, None, small(checkpoint_id)))
+
+    return Call(f"a new thread with {checkpoint_id} at {store}", _as_writer(store, start))
+
+
 def ship(source: str, target: str) -> Call:
     def start(context: Context) -> Flow[Any]:
         return placed(replication.ship(SEGMENT, context=context), target, source)
@@ -337,4 +348,12 @@ def a_shipper_that_crashes_and_its_successor() -> Scenario:
         Process("W", (put("S", "2", "1"), put("S", "3", "2"))),
         Process("X", (ship("S", "T"),), dies=True),
         Process("Y", (ship("S", "T"), ship("S", "T"))),
+    )
+
+
+@_named
+def a_thread_that_begins_again_and_a_shipper() -> Scenario:
+    return _pair(1, 1), (
+        Process("W", (begin_again("S", "4"),)),
+        Process("X", (ship("S", "T"), ship("S", "T"))),
     )

@@ -144,6 +144,14 @@ def _marked_after(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(replication, "_move_mark", moved)
 
 
+def _gone_once_for_all(patch: pytest.MonkeyPatch) -> None:
+    def has_begun_again(_: Shipment) -> Flow[bool]:
+        yield from ()
+        return False
+
+    patch.setattr(Shipment, "_has_begun_again", has_begun_again)
+
+
 @pytest.mark.parametrize(
     ("broken", "name", "wrong"),
     [
@@ -156,6 +164,7 @@ def _marked_after(patch: pytest.MonkeyPatch) -> None:
         (_heir_as_it_is, "one_way_a_writer_and_a_shipper", "I10"),
         (_nothing_stripped, "the_source_pruned_what_the_target_continued", "I10"),
         (_marked_after, "one_way_a_writer_and_a_shipper", "the mark covers"),
+        (_gone_once_for_all, "a_thread_that_begins_again_and_a_shipper", "in the end T lists"),
     ],
 )
 def test_a_removed_rule_is_noticed(broken: Break, name: str, wrong: str, monkeypatch: pytest.MonkeyPatch) -> None:
