@@ -67,7 +67,7 @@ from langgraph_gcs_saver.flows.sources import Found, Sources
 from langgraph_gcs_saver.flows.threads import delete_thread, note_run
 from langgraph_gcs_saver.flows.transfer import LEFT_OUT, OWN, SOURCE, fingerprint, is_same, pages
 from langgraph_gcs_saver.flows.writes import read_stubs
-from langgraph_gcs_saver.format import keys, manifest, regions, registry
+from langgraph_gcs_saver.format import keys, manifest, operations, regions, registry
 from langgraph_gcs_saver.format.frames import FrameError
 from langgraph_gcs_saver.format.manifest import (
     DamagedError,
@@ -678,7 +678,9 @@ class Shipment:
     def _store_plain(self, docs: Iterable[Doc], there: Mapping[str, Doc]) -> Flow[None]:
         """Store documents that need nothing but their objects."""
         for doc in docs:
-            write = self._update(doc, there.get(doc.name), doc.fields)
+            copied = there.get(doc.name)
+            knows = copied is not None and (yield from self._knows_outcome(doc, copied))
+            write = self._update(doc, copied, doc.fields, wins=self.wins or knows)
             if write is None:
                 continue
             stubs = yield from at(SOURCE, self._objects(_entry_of(doc.name), doc))
@@ -688,7 +690,27 @@ class Shipment:
                 self._add(note)
             yield from self._flush_full()
 
-    def _update(self, doc: Doc, copied: Doc | None, fields: Fields) -> Create | Merge | None:
+    def _knows_outcome(self, doc: Doc, copied: Doc) -> Flow[bool]:
+        """Whether a source that does not win has the outcome of an operation, and the target has only the doubt.
+
+        A target that was promoted by force notes an operation as unknown if the source may have begun it. If it has
+        made an attempt of its own, or the outcome was resolved there, its version stays.
+        """
+        states = doc.fields.get("state"), copied.fields.get("state")
+        is_operation = _entry_of(doc.name).replicated == "operation"
+        if self.wins or not is_operation or states[0] not in operations.ENDED or states[1] != "unknown":
+            return False
+        try:
+            here, there = yield from Compute(
+                lambda: [operations.parse(one, self.context.codec) for one in (doc, copied)],
+                size=len(doc.fields[operations.OPERATION]),
+            )
+        except DamagedError as damage:
+            raise damaged(doc.name, damage) from None
+        is_same = (here.name, here.request) == (there.name, there.request) and here.step is there.step is None
+        return is_same and (there.is_doubt or here.attempt.nonce == there.attempt.nonce)
+
+    def _update(self, doc: Doc, copied: Doc | None, fields: Fields, *, wins: bool) -> Create | Merge | None:
         """The write that gives a document of the target some fields; `None` if it has them, or keeps its own."""
         if copied is None:
             return Create(doc.name, fields)
@@ -696,7 +718,7 @@ class Shipment:
         is_new = _is_checkpoint(doc.name) and kind_of(copied) is not DocumentKind.CHECKPOINT
         if fingerprint(fields) == fingerprint(kept):
             return None
-        if not (self.wins or is_new):
+        if not (wins or is_new):
             self._kept.add(doc.name)
             return None
         gone = tuple(sorted(kept.keys() - fields.keys()))
@@ -722,7 +744,7 @@ class Shipment:
         self.here.update({doc.name: Seen.of(doc).digest for doc in docs})
         todo: list[tuple[Doc, Create | Merge, Manifest, str | None]] = []
         for doc in docs:
-            write = self._update(doc, there.get(doc.name), _carried(doc))
+            write = self._update(doc, there.get(doc.name), _carried(doc), wins=self.wins)
             if write is None:
                 continue
             known, blob = yield from at(SOURCE, self._manifest(doc))

@@ -194,6 +194,11 @@ class Operation:
         """What is known about the outcome of the latest attempt."""
         return self.attempt.state
 
+    @property
+    def is_doubt(self) -> bool:
+        """Whether no call has claimed it here: its document was created to say that its outcome is unknown."""
+        return self.state == "unknown" and self.attempt.claimed == self.time
+
     def with_state(self, state: State, **fields: Any) -> Operation:
         """This operation with its latest attempt in another state."""
         return replace(self, attempt=replace(self.attempt, state=state, **fields))

@@ -15,6 +15,7 @@ from langgraph_gcs_saver.engine.effects import (
     Commit,
     Compute,
     Create,
+    Doc,
     Durable,
     Effect,
     Flow,
@@ -140,7 +141,14 @@ def check_end(world: World, runs: tuple[Run, ...]) -> str | None:
             return f"lost: the target is the only primary, without {sorted(missing)}"
         if _role(world.stores[TARGET]).unmerged:
             return "end: the target counts as unmerged"
+        states = [None if doc is None else doc.fields["state"] for doc in map(_operation_of, world.stores.values())]
+        if set(states) == {"done", "unknown"}:
+            return "forgotten: one store has the outcome of the operation, and the other one does not know it"
     return None
+
+
+def _operation_of(world: World) -> Doc | None:
+    return world.doc(keys.operation_doc(THREAD, ORDER))
 
 
 # Calls
@@ -163,8 +171,12 @@ def put(store: str, checkpoint_id: str) -> Call:
     return Call(f"put of {checkpoint_id}", lambda context: at(store, _put(context, checkpoint_id)))
 
 
+ORDER = "order-17"
+"""The key of the operation."""
+
+
 def _once(store: str, context: Context) -> Flow[str]:
-    call = operations.Call(THREAD, "order-17", "charge", "request", context.new_attempt())
+    call = operations.Call(THREAD, ORDER, "charge", "request", context.new_attempt())
     try:
         found = yield from roles.admit(operations.claim(call, context), region_of(context))
         if not isinstance(found, operations.Claim):

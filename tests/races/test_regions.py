@@ -16,6 +16,7 @@ import pytest
 from langgraph_gcs_saver.engine.effects import Flow, GetDocs, On
 from langgraph_gcs_saver.flows import operations, regions, roles
 from langgraph_gcs_saver.flows.context import Context
+from langgraph_gcs_saver.flows.shipments import Shipment
 from langgraph_gcs_saver.flows.transfer import TARGET
 from langgraph_gcs_saver.format.regions import Role
 from langgraph_gcs_saver.results import Shipped
@@ -174,6 +175,16 @@ def _begun_before_it_is_known(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(operations, "required", unknown)
 
 
+def _doubt_stays(patch: pytest.MonkeyPatch) -> None:
+    """A merge keeps each version of the target's."""
+
+    def knows_outcome(*_: object) -> Flow[bool]:
+        yield from ()
+        return False
+
+    patch.setattr(Shipment, "_knows_outcome", knows_outcome)
+
+
 @pytest.mark.parametrize(
     ("broken", "name", "wrong"),
     [
@@ -187,6 +198,7 @@ def _begun_before_it_is_known(patch: pytest.MonkeyPatch) -> None:
         (_not_overruled, "forced_and_then_the_source_is_reached", "end: "),
         (_begun_in_any_case, "forced_beside_an_operation", "I8"),
         (_begun_before_it_is_known, "forced_beside_an_operation", "I8"),
+        (_doubt_stays, "forced_beside_an_operation", "forgotten"),
         (_not_merged, "forced_and_then_the_source_is_reached", "lost: "),
     ],
 )

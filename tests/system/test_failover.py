@@ -397,6 +397,28 @@ def test_an_operation_that_the_lost_region_may_have_begun_does_not_begin_again(r
     assert other.once("charge", lambda: "charged", request={}, key="new") == "charged"
 
 
+@pytest.mark.parametrize("scope", ["thread", "store"])
+def test_a_merge_brings_the_outcome_of_an_operation_that_is_in_doubt(regions: Regions, scope: str) -> None:
+    assert once(regions.eu, "first", scope=scope) == "charged first"
+    regions.ship()
+    for key in ("in doubt", "resolved", "repeated"):
+        assert once(regions.eu, key, scope=scope) == f"charged {key}"
+    regions.lose()
+    of = None if scope == "store" else THREAD
+    for key in ("in doubt", "resolved"):
+        with pytest.raises(OutcomeUnknownError):
+            once(regions.us, key, scope=scope)
+    assert once(regions.us, "repeated", scope=scope, mode="at_least_once") == "charged repeated"
+    regions.us.admin.resolve_operation(of, "resolved", result="by a person")
+    regions.find_again()
+    assert regions.us.admin.operations(of, unresolved=True) == []
+    regions.us.admin.replicate(regions.eu)
+    assert replicated(regions.eu)[0] == replicated(regions.us)[0]
+    regions.us.admin.failover(regions.eu)
+    for key, result in (("in doubt", "charged in doubt"), ("resolved", "by a person")):
+        assert once(regions.eu, key, scope=scope) == result
+
+
 def test_an_operation_does_not_begin_again_if_the_clock_of_the_lost_region_was_ahead(
     regions: Regions, tmp_path: Path
 ) -> None:
